@@ -1,0 +1,22 @@
+//! What a hub fills into the generic core: its events, commands, metadata and stats.
+
+/// The types that one hub keeps its fleet with. Everything in this crate that knows a node is generic over it.
+///
+/// The core never looks into these types and never calls into them, except for [`event_bytes`](Fleet::event_bytes) and
+/// their destructors, and it drops their values only while it holds no lock: a destructor may call back.
+pub trait Fleet: 'static {
+    /// What the bus delivers.
+    type Event: Send + Sync + 'static;
+    /// What waits in a session's outbox for its node.
+    type Command: Send + 'static;
+    /// What a node says of itself when it attaches: name, labels, platform.
+    type Meta: Send + Sync + 'static;
+    /// What a node says of itself with each heartbeat.
+    type Stats: Send + Sync + 'static;
+
+    /// About what an event pins in memory, in bytes. The replay ring is bounded by it as well as by count, so events
+    /// that carry buffers should say how large they are.
+    fn event_bytes(event: &Self::Event) -> usize {
+        size_of_val(event)
+    }
+}

@@ -1,0 +1,247 @@
+//! The roll: which nodes there are, whose they are, and who is attached.
+
+mod roll;
+mod watch;
+
+use std::collections::hash_map::RandomState;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use dashmap::DashMap;
+use dashmap::mapref::entry::Entry;
+use parking_lot::Mutex;
+use thiserror::Error;
+
+use self::roll::UserRoll;
+use crate::bus::{BusConfig, NodeTopic, Shared};
+use crate::clock::Clock;
+use crate::dirty::DirtySet;
+use crate::fleet::Fleet;
+use crate::id::{NodeId, SessionEpoch, UserId};
+use crate::lease::Lease;
+use crate::node::{Node, Restored, Seed};
+
+/// How many shards the maps have by default. With fewer, one growing table stops everybody behind its lock for longer:
+/// 25 ms against 1 ms on the way to a million nodes.
+pub const DEFAULT_SHARDS: usize = 256;
+
+/// How long a session may be silent by default: three heartbeats of 5 s.
+pub const DEFAULT_LEASE: Duration = Duration::from_secs(15);
+
+/// How far a removed node's id jumps ahead in revs when it is registered again: more than anybody publishes through
+/// handles on the removed one, little enough that u64 holds 2^44 removals.
+const REMOVED_REV_LEAD: u64 = 1 << 20;
+
+/// A registry's settings.
+#[derive(Clone, Debug)]
+pub struct RegistryConfig {
+    /// How many shards the maps have; rounded up to a power of two.
+    pub shards: usize,
+    /// How long a session may be silent before [`Registry::expire`] ends it.
+    pub lease: Duration,
+    /// The event bus's settings.
+    pub bus: BusConfig,
+}
+
+impl Default for RegistryConfig {
+    fn default() -> Self {
+        Self { shards: DEFAULT_SHARDS, lease: DEFAULT_LEASE, bus: BusConfig::default() }
+    }
+}
+
+/// All nodes of a hub, and the bus that tells about them. Every method may be called from any thread at any time; none
+/// waits for a reader, a store or a node.
+///
+/// No guard of a map ever leaves this module, and nothing is called or dropped under one.
+pub struct Registry<F: Fleet> {
+    // Locks are taken in this order: nodes, users, node_topics, then what is inside of their values. Ids are chosen by
+    // strangers, so the maps hash with the standard keyed hasher; handles keep it off the hot paths.
+    nodes: DashMap<NodeId, Arc<Node<F>>, RandomState>,
+    users: DashMap<UserId, Arc<UserRoll<F>>, RandomState>,
+    /// The topics of nodes that somebody watches, on the roll or not.
+    node_topics: DashMap<NodeId, Arc<NodeTopic<F::Event>>, RandomState>,
+    bus: Shared,
+    dirty: DirtySet<F>,
+    lease: Mutex<Lease>,
+    /// Where the revs of new nodes start: above those of every node ever removed.
+    rev_floor: AtomicU64,
+    clock: Clock,
+}
+
+/// Why a node was not registered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum RegisterError {
+    /// The id is taken.
+    #[error("a node with this id belongs to another user")]
+    OtherUser,
+}
+
+/// A session that was ended because its node was silent.
+#[derive(Debug)]
+pub struct Expired<F: Fleet> {
+    /// The node, now detached.
+    pub node: Arc<Node<F>>,
+    /// The session's number.
+    pub epoch: SessionEpoch,
+}
+
+impl<F: Fleet> Registry<F> {
+    /// An empty registry.
+    #[must_use]
+    pub fn new(config: RegistryConfig, clock: Clock) -> Self {
+        // One shard is no shard: the map wants at least two.
+        let shards = config.shards.next_power_of_two().max(2);
+        let hasher = RandomState::new();
+        Self {
+            nodes: DashMap::with_hasher_and_shard_amount(hasher.clone(), shards),
+            users: DashMap::with_hasher_and_shard_amount(hasher.clone(), shards),
+            node_topics: DashMap::with_hasher_and_shard_amount(hasher, shards),
+            bus: Shared::new(config.bus, clock.clone()),
+            dirty: DirtySet::new(),
+            lease: Mutex::new(Lease::new(config.lease)),
+            rev_floor: AtomicU64::new(0),
+            clock,
+        }
+    }
+
+    /// Finds a node, or puts it on the roll. `meta` and `restored` are for a new one; a node that is found keeps its
+    /// own. O(log n) in the user's nodes.
+    ///
+    /// # Errors
+    /// [`RegisterError::OtherUser`] when the id is on another user's roll.
+    pub fn register(
+        &self,
+        id: NodeId,
+        user: UserId,
+        meta: Arc<F::Meta>,
+        restored: Restored,
+    ) -> Result<Arc<Node<F>>, RegisterError> {
+        match self.nodes.entry(id) {
+            Entry::Occupied(found) if *found.get().user() == user => Ok(Arc::clone(found.get())),
+            Entry::Occupied(_) => Err(RegisterError::OtherUser),
+            Entry::Vacant(place) => {
+                let roll = self.users.entry(user.clone()).or_insert_with(UserRoll::new);
+                let node = Arc::new(Node::new(Seed {
+                    id: place.key().clone(),
+                    user,
+                    meta,
+                    restored,
+                    clock: self.clock.clone(),
+                    rev: self.rev_floor.load(Ordering::Acquire),
+                    user_topic: Arc::clone(roll.topic()),
+                    topic: self.node_topics.get(place.key()).map(|topic| Arc::clone(topic.value())),
+                }));
+                roll.insert(Arc::clone(&node));
+                place.insert(Arc::clone(&node));
+                Ok(node)
+            }
+        }
+    }
+
+    /// The node with this id. One map lookup: hold the handle where the node is met often.
+    #[must_use]
+    pub fn get(&self, id: &str) -> Option<Arc<Node<F>>> {
+        self.nodes.get(id).map(|node| Arc::clone(node.value()))
+    }
+
+    /// Takes a node off the roll: its session is ended as [`Revoked`](crate::CloseReason::Revoked), and handles on it
+    /// attach nobody. Publish afterwards through the returned handle, so that watchers see it.
+    pub fn remove(&self, id: &str) -> Option<Arc<Node<F>>> {
+        let (_, node) = self.nodes.remove_if(id, |_, node| {
+            if let Some(roll) = self.users.get(node.user()) {
+                roll.remove(node.id());
+            }
+            self.rev_floor.fetch_max(node.rev().saturating_add(REMOVED_REV_LEAD), Ordering::AcqRel);
+            true
+        })?;
+        node.mark_removed();
+        self.forget_if_idle(node.user());
+        Some(node)
+    }
+
+    /// How many nodes are on the roll.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.nodes.len()
+    }
+
+    /// Whether the roll is empty.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.nodes.is_empty()
+    }
+
+    /// All nodes, in no order. A snapshot by shard: a node that comes or goes meanwhile may be in it or not.
+    #[must_use]
+    pub fn nodes(&self) -> Vec<Arc<Node<F>>> {
+        self.nodes.iter().map(|node| Arc::clone(node.value())).collect()
+    }
+
+    /// The nodes of one user, ordered by id: one lookup and one batch, however many other users there are.
+    #[must_use]
+    pub fn nodes_of(&self, user: &UserId) -> Vec<Arc<Node<F>>> {
+        let roll = self.users.get(user).map(|roll| Arc::clone(roll.value()));
+        roll.map_or_else(Vec::new, |roll| roll.nodes())
+    }
+
+    /// The users that have nodes, in no order.
+    #[must_use]
+    pub fn users(&self) -> Vec<UserId> {
+        self.users.iter().filter(|roll| !roll.value().is_empty()).map(|roll| roll.key().clone()).collect()
+    }
+
+    /// Ends every session that was silent for longer than the lease. Call it a few times per lease: a call that comes
+    /// later than a third of it counts as the hub's own pause, and every silence that began before is allowed that much
+    /// longer. Only monotonic time counts. O(n) over the roll.
+    pub fn expire(&self) -> Vec<Expired<F>> {
+        let verdict = self.lease.lock().sweep(self.clock.monotonic_ms());
+        let silent: Vec<_> = self
+            .nodes
+            .iter()
+            .filter_map(|node| Some((node.silent(&verdict)?, Arc::clone(node.value()))))
+            .collect();
+        silent
+            .into_iter()
+            .filter(|(epoch, node)| node.expire(*epoch, &verdict))
+            .map(|(epoch, node)| Expired { node, epoch })
+            .collect()
+    }
+
+    /// Notes that a node is to be persisted, after it was changed. O(1), and nothing when it is noted already.
+    pub fn mark_dirty(&self, node: &Arc<Node<F>>) {
+        self.dirty.mark(node);
+    }
+
+    /// Takes the nodes that are to be persisted, each once. Read their state only after this: what changes later is
+    /// noted anew.
+    #[must_use]
+    pub fn take_dirty(&self) -> Vec<Arc<Node<F>>> {
+        self.dirty.take()
+    }
+
+    /// How many nodes are to be persisted.
+    #[must_use]
+    pub fn dirty_len(&self) -> usize {
+        self.dirty.len()
+    }
+
+    /// Lets go of a user who has no nodes, no subscribers and no ring.
+    fn forget_if_idle(&self, user: &UserId) {
+        // Everything that is added is added under the entry's guard, so an idle roll stays idle in here.
+        let forgotten = self.users.remove_if(user, |_, roll| roll.is_idle());
+        drop(forgotten);
+    }
+}
+
+impl<F: Fleet> fmt::Debug for Registry<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Registry")
+            .field("nodes", &self.nodes.len())
+            .field("users", &self.users.len())
+            .field("bus", &self.bus_stats())
+            .finish_non_exhaustive()
+    }
+}

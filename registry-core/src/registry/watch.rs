@@ -1,0 +1,209 @@
+//! The registry's side of the bus: publish, subscribe, resume, watch, sweep.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use dashmap::mapref::entry::Entry;
+
+use super::Registry;
+use super::roll::UserRoll;
+use crate::bus::{
+    After, BusStats, Draft, Interest, NodeTopic, Position, Queue, Resume, SubscribeOptions, Subscription,
+    SweepReport, Swept,
+};
+use crate::fleet::Fleet;
+use crate::id::{NodeId, UserId};
+use crate::node::Node;
+
+impl<F: Fleet> Registry<F> {
+    /// Tells everybody who watches the node or its user what became of it. Returns how many subscriptions took it.
+    ///
+    /// Change the node first, publish then. `make` gets the node's new rev and is called only if somebody watches (or
+    /// did until a moment ago, and may resume). It is called under the node's publish lock, so that the last event
+    /// delivered for a node shows its latest state: it may read the node, and must not publish, subscribe or block.
+    ///
+    /// Order: total per user, and so per node. Cost: a lock and two loads when nobody watches; otherwise two
+    /// allocations and some tens of nanoseconds a subscription, whatever the readers do.
+    pub fn publish(&self, node: &Node<F>, make: impl FnOnce(u64) -> F::Event) -> usize {
+        let mut after = After::new();
+        let _order = node.publishing.lock();
+        let rev = node.next_rev();
+        if !node.is_watched() {
+            return 0;
+        }
+        let event = make(rev);
+        let bytes = F::event_bytes(&event);
+        let (user, id) = (node.user().clone(), node.id().clone());
+        let draft = Draft { user, node: id, rev, event: Arc::new(event), bytes };
+        node.user_topic.publish(node.topic.get().map(Arc::as_ref), draft, &self.bus, &mut after)
+    }
+
+    /// A subscription to the events from now on.
+    #[must_use = "dropping a subscription ends it"]
+    #[allow(clippy::needless_pass_by_value, reason = "options and interests are made for one call")]
+    pub fn subscribe(&self, interest: Interest, options: SubscribeOptions) -> Subscription<F::Event> {
+        let subscription = Subscription::new(&self.bus, &options);
+        for user in &interest.users {
+            self.join_user(user, subscription.queue());
+        }
+        for node in interest.nodes {
+            self.join_node(node, subscription.queue());
+        }
+        self.admit(subscription)
+    }
+
+    /// A subscription to a user's events that goes on after a position that the reader knows from earlier.
+    #[must_use = "dropping a subscription ends it"]
+    #[allow(clippy::needless_pass_by_value, reason = "options and interests are made for one call")]
+    pub fn resume(
+        &self,
+        user: &UserId,
+        since: Position,
+        options: SubscribeOptions,
+    ) -> (Subscription<F::Event>, Resume) {
+        let mut subscription = Subscription::new(&self.bus, &options);
+        let resumed = {
+            let roll = self.users.entry(user.clone()).or_insert_with(UserRoll::new);
+            roll.topic().rejoin(subscription.queue(), since, &self.bus)
+        };
+        subscription.set_backlog(resumed.backlog);
+        (self.admit(subscription), resumed.resume)
+    }
+
+    /// A snapshot of a user's nodes and the events that follow it, with no hole and no overlap: an event comes exactly
+    /// if its rev is higher than the rev that `snapshot` was given for its node.
+    ///
+    /// `snapshot` is called once per node, ordered by id, under no lock. The position is the one to resume from for a
+    /// reader who has seen the snapshot; such a resume may repeat events that the snapshot shows, by their rev.
+    #[must_use = "dropping a subscription ends it"]
+    #[allow(clippy::needless_pass_by_value, reason = "options and interests are made for one call")]
+    pub fn watch<T>(
+        &self,
+        user: &UserId,
+        options: SubscribeOptions,
+        mut snapshot: impl FnMut(&Arc<Node<F>>, u64) -> T,
+    ) -> (Vec<T>, Position, Subscription<F::Event>) {
+        let mut subscription = Subscription::new(&self.bus, &options);
+        let position = self.join_user(user, subscription.queue());
+        let nodes = self.nodes_of(user);
+        let mut revs = HashMap::with_capacity(nodes.len());
+        let mut shown = Vec::with_capacity(nodes.len());
+        for node in &nodes {
+            // Under the lock, so that events up to this rev are all on their way, and later ones find the queue.
+            let rev = {
+                let _order = node.publishing.lock();
+                node.rev()
+            };
+            revs.insert(node.id().clone(), rev);
+            shown.push(snapshot(node, rev));
+        }
+        subscription.set_floors(revs, self.position(user).position);
+        (shown, position, self.admit(subscription))
+    }
+
+    /// Where a user's events are now. Incarnation 0, from which nothing resumes, while nobody watches the user.
+    #[must_use]
+    pub fn position(&self, user: &UserId) -> Position {
+        let roll = self.users.get(user).map(|roll| Arc::clone(roll.value()));
+        roll.map_or_else(Position::default, |roll| roll.topic().position())
+    }
+
+    /// Visits all topics, the silent ones too: frees places whose subscription is gone, closes stagnant subscriptions,
+    /// and frees what nobody watches any more. Call it every few seconds. O(users + watched nodes + subscriptions).
+    pub fn sweep(&self) -> SweepReport {
+        let mut report = SweepReport::default();
+        let rolls: Vec<_> =
+            self.users.iter().map(|roll| (roll.key().clone(), Arc::clone(roll.value()))).collect();
+        for (user, roll) in rolls {
+            let mut after = After::new();
+            let swept = roll.topic().sweep(&self.bus, &mut after);
+            drop(after);
+            add(&mut report, swept);
+            if swept.idle {
+                self.forget_if_idle(&user);
+            }
+        }
+        for (id, topic) in self.watched_nodes() {
+            let mut after = After::new();
+            let swept = topic.sweep(&self.bus, &mut after);
+            drop(after);
+            add(&mut report, swept);
+            if swept.idle {
+                self.node_topics.remove_if(&id, |_, topic| !topic.is_watched());
+            }
+        }
+        report
+    }
+
+    /// What the bus did so far, and holds now. O(users + watched nodes).
+    #[must_use]
+    pub fn bus_stats(&self) -> BusStats {
+        let counters = &self.bus.counters;
+        let rolls: Vec<_> = self.users.iter().map(|roll| Arc::clone(roll.value())).collect();
+        let users_watched = rolls.iter().filter(|roll| roll.topic().has_subscribers()).count();
+        let nodes_watched = self.watched_nodes().iter().filter(|(_, topic)| topic.is_watched()).count();
+        BusStats {
+            subscriptions: counters.subscriptions.load(Ordering::Relaxed),
+            entries: counters.entries.load(Ordering::Relaxed),
+            topics_active: users_watched + nodes_watched,
+            rings: counters.rings.load(Ordering::Relaxed),
+            delivered_total: counters.delivered.load(Ordering::Relaxed),
+            missed_total: counters.missed.load(Ordering::Relaxed),
+            closed_stagnant_total: counters.closed_stagnant.load(Ordering::Relaxed),
+            pruned_total: counters.pruned.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Ends the bus: readers get what was delivered, then [`Closed::Shutdown`](crate::Closed::Shutdown), as does every
+    /// later subscription. Dropping the registry does the same.
+    pub fn shut_down(&self) {
+        self.bus.shut_down.store(true, Ordering::SeqCst);
+        let rolls: Vec<_> = self.users.iter().map(|roll| Arc::clone(roll.value())).collect();
+        for roll in rolls {
+            roll.topic().close(&self.bus, &mut After::new());
+        }
+        for (_, topic) in self.watched_nodes() {
+            topic.close(&self.bus, &mut After::new());
+        }
+    }
+
+    fn watched_nodes(&self) -> Vec<(NodeId, Arc<NodeTopic<F::Event>>)> {
+        self.node_topics.iter().map(|topic| (topic.key().clone(), Arc::clone(topic.value()))).collect()
+    }
+
+    fn join_user(&self, user: &UserId, queue: &Arc<Queue<F::Event>>) -> Position {
+        let roll = self.users.entry(user.clone()).or_insert_with(UserRoll::new);
+        roll.topic().join(queue, &self.bus)
+    }
+
+    fn join_node(&self, id: NodeId, queue: &Arc<Queue<F::Event>>) {
+        // The node's shard stays locked, so that a node registered meanwhile takes the topic over.
+        let place = self.nodes.entry(id.clone());
+        let topic = self.node_topics.entry(id).or_insert_with(|| match &place {
+            Entry::Occupied(node) => Arc::clone(node.get().topic.get_or_init(|| Arc::new(NodeTopic::new()))),
+            Entry::Vacant(_) => Arc::new(NodeTopic::new()),
+        });
+        topic.join(queue, &self.bus);
+    }
+
+    /// Closes the subscription again if the bus was shut down before it was on every list.
+    fn admit(&self, subscription: Subscription<F::Event>) -> Subscription<F::Event> {
+        if self.bus.shut_down.load(Ordering::SeqCst) {
+            subscription.shut_down();
+        }
+        subscription
+    }
+}
+
+impl<F: Fleet> Drop for Registry<F> {
+    fn drop(&mut self) {
+        self.shut_down();
+    }
+}
+
+fn add(report: &mut SweepReport, swept: Swept) {
+    report.pruned += swept.pruned;
+    report.closed_stagnant += swept.closed_stagnant;
+    report.rings_freed += usize::from(swept.ring_freed);
+}
