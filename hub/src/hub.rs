@@ -1,0 +1,304 @@
+//! The hub as a whole: what it is made of, how it starts, how it drains.
+
+mod client_file;
+mod upkeep;
+
+use std::fs::{self, File, TryLockError};
+use std::net::SocketAddr;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use registry_core::{BusConfig, Clock, CloseReason, RegistryConfig};
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::auth::Auth;
+use crate::config::HubConfig;
+use crate::enrolment::Enrolment;
+use crate::error::{ErrorCode, HubError};
+use crate::fleet::Registry;
+use crate::ingest::Ingest;
+use crate::lifecycle::Lifecycle;
+use crate::listen::{self, Limits, PortKind};
+use crate::mesh::{self, Mesh};
+use crate::metrics::Metrics;
+use crate::store::sqlite::{SqliteStore, SqliteTerminalLog};
+use crate::store::{Store, TerminalLog};
+use crate::tasks::Tasks;
+use crate::tasks::book::Book;
+use crate::terminal::Terminal;
+use crate::watch::Watch;
+use crate::{grpc, http};
+
+/// The file whose lock says that a hub uses the data folder.
+const LOCK_FILE: &str = "hub.lock";
+/// How long agents and programs are given to take their leave before connections are cut.
+const GOODBYE: Duration = Duration::from_millis(500);
+
+/// Where a hub listens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Addresses {
+    /// For nodes and programs.
+    pub grpc: SocketAddr,
+    /// For people and programs.
+    pub http: SocketAddr,
+}
+
+/// Everything that a request may need. Translators hold it in an `Arc`.
+pub struct Hub {
+    /// The hub's own id, made at first start.
+    pub id: String,
+    /// The options it was started with.
+    pub config: HubConfig,
+    /// Time.
+    pub clock: Clock,
+    /// The roll.
+    pub registry: Arc<Registry>,
+    /// Credentials and decisions.
+    pub auth: Arc<Auth>,
+    /// The live view.
+    pub mesh: Mesh,
+    /// The life of tasks.
+    pub tasks: Tasks,
+    /// Reading terminals.
+    pub terminal: Terminal,
+    /// Events.
+    pub watch: Watch,
+    /// Join tokens and new nodes.
+    pub enrolment: Enrolment,
+    /// Frames in.
+    pub ingest: Ingest,
+    /// Counters.
+    pub metrics: Arc<Metrics>,
+    /// The hub's phase.
+    pub lifecycle: Lifecycle,
+    store: Arc<dyn Store>,
+    log: Arc<dyn TerminalLog>,
+    /// Held as long as the hub lives.
+    _lock: File,
+}
+
+/// Runs a hub until `shutdown` fires, then drains it. `ready` is told the addresses once it serves.
+///
+/// # Errors
+/// Options that cannot work, a data folder that cannot be used or is in use, addresses that cannot be bound.
+pub async fn run(
+    config: HubConfig,
+    clock: Clock,
+    shutdown: CancellationToken,
+    ready: Option<oneshot::Sender<Addresses>>,
+) -> Result<(), HubError> {
+    config.check()?;
+    let grpc_listener = bind("--grpc-listen", config.grpc_listen).await?;
+    let http_listener = bind("--http-listen", config.http_listen).await?;
+    let addresses = Addresses { grpc: local(&grpc_listener)?, http: local(&http_listener)? };
+    let (hub, credential) = Hub::open(config, clock).await?;
+    client_file::write(&hub.config.data_dir, addresses, &credential)?;
+
+    let tasks = TaskTracker::new();
+    let stop = CancellationToken::new();
+    upkeep::spawn(&hub, &tasks, &stop);
+    let servers = TaskTracker::new();
+    let closing = CancellationToken::new();
+    servers.spawn(listen::serve(
+        grpc_listener,
+        PortKind::Grpc,
+        grpc::routes(&hub),
+        Limits::for_port(PortKind::Grpc),
+        Arc::clone(&hub.metrics),
+        closing.clone(),
+        hub.clock.clone(),
+    ));
+    servers.spawn(listen::serve(
+        http_listener,
+        PortKind::Http,
+        http::router(&hub),
+        Limits::for_port(PortKind::Http),
+        Arc::clone(&hub.metrics),
+        closing.clone(),
+        hub.clock.clone(),
+    ));
+    servers.close();
+    tasks.close();
+    hub.lifecycle.set_ready();
+    let data_dir = hub.config.data_dir.display();
+    tracing::info!(grpc = %addresses.grpc, http = %addresses.http, %data_dir, hub = %hub.id, "hub ready");
+    if let Some(ready) = ready {
+        let _ = ready.send(addresses);
+    }
+
+    shutdown.cancelled().await;
+    tracing::info!("draining");
+    let deadline = hub.config.drain_timeout;
+    if tokio::time::timeout(deadline, drain(&hub, &servers, &tasks, &closing, &stop)).await.is_err() {
+        let (pending, dirty) = (hub.ingest.pending_bytes(), hub.registry.dirty_len());
+        tracing::error!(
+            pending_bytes = pending,
+            dirty_nodes = dirty,
+            "the drain timeout passed: frames that were not acked come again from their agents"
+        );
+        return Err(HubError::new(
+            ErrorCode::StoreUnavailable,
+            format!("not everything could be written within --drain-timeout: {pending} bytes of frames (their agents have them) and {dirty} node records are not"),
+        ));
+    }
+    tracing::info!("stopped");
+    Ok(())
+}
+
+async fn drain(
+    hub: &Arc<Hub>,
+    servers: &TaskTracker,
+    tasks: &TaskTracker,
+    closing: &CancellationToken,
+    stop: &CancellationToken,
+) {
+    hub.lifecycle.drain();
+    for node in hub.registry.nodes() {
+        if let Some(session) = node.session() {
+            session.outbox().close(CloseReason::Draining);
+        }
+    }
+    tokio::time::sleep(GOODBYE).await;
+    closing.cancel();
+    servers.wait().await;
+    hub.ingest.flushed().await;
+    stop.cancel();
+    tasks.wait().await;
+    hub.store.close().await;
+    hub.log.close().await;
+}
+
+impl Hub {
+    /// Opens everything that does not need a network.
+    async fn open(config: HubConfig, clock: Clock) -> Result<(Arc<Self>, String), HubError> {
+        let lock = lock_data_dir(&config.data_dir)?;
+        let (auth, credential) = Auth::open(&config.data_dir)?;
+        let auth = Arc::new(auth);
+        let (store, log) = open_sqlite(&config.data_dir).await?;
+        let id = store.hub_id().await?;
+        let metrics = Metrics::new();
+        let registry = Arc::new(Registry::new(registry_config(&config)?, clock.clone()));
+        for row in store.nodes().await? {
+            mesh::register(&registry, row)?;
+        }
+        let book = Book::open(
+            Arc::clone(&store),
+            Arc::clone(&registry),
+            Arc::clone(&metrics),
+            clock.unix_ms(),
+            clock.monotonic_ms(),
+        );
+        let book = Arc::new(book.await?);
+        let ingest = Ingest::open(
+            Arc::clone(&log),
+            Arc::clone(&registry),
+            Arc::clone(&book),
+            clock.clone(),
+            Arc::clone(&metrics),
+        )
+        .await?;
+        let mesh = Mesh::new(
+            Arc::clone(&store),
+            Arc::clone(&registry),
+            ingest.clone(),
+            Arc::clone(&book),
+            Arc::clone(&auth),
+            clock.clone(),
+        );
+        let lifecycle = Lifecycle::default();
+        let draining = lifecycle.draining();
+        let hub = Arc::new(Self {
+            id,
+            tasks: Tasks::new(
+                Arc::clone(&store),
+                Arc::clone(&book),
+                mesh.clone(),
+                ingest.clone(),
+                Arc::clone(&auth),
+                clock.clone(),
+                Arc::clone(&metrics),
+            ),
+            terminal: Terminal::new(
+                mesh.clone(),
+                ingest.clone(),
+                Arc::clone(&store),
+                book,
+                Arc::clone(&auth),
+                draining.clone(),
+            ),
+            watch: Watch::new(mesh.clone(), Arc::clone(&auth), clock.clone(), config.reader_grace, draining),
+            enrolment: Enrolment::new(Arc::clone(&store), mesh.clone(), Arc::clone(&auth), clock.clone()),
+            config,
+            clock,
+            registry,
+            auth,
+            mesh,
+            ingest,
+            metrics,
+            lifecycle,
+            store,
+            log,
+            _lock: lock,
+        });
+        upkeep::hook_metrics(&hub);
+        Ok((hub, credential))
+    }
+}
+
+fn registry_config(config: &HubConfig) -> Result<RegistryConfig, HubError> {
+    let mut incarnation = [0; 8];
+    getrandom::fill(&mut incarnation)
+        .map_err(|error| HubError::fault(std::io::Error::other(error.to_string())))?;
+    let bus = BusConfig {
+        ring_events: config.event_ring,
+        incarnation: u64::from_be_bytes(incarnation),
+        ..BusConfig::default()
+    };
+    Ok(RegistryConfig { lease: config.lease, bus, ..RegistryConfig::default() })
+}
+
+async fn open_sqlite(data_dir: &Path) -> Result<(Arc<dyn Store>, Arc<dyn TerminalLog>), HubError> {
+    let (records, frames) = (data_dir.join("muster.db"), data_dir.join("terminal.db"));
+    let opened = tokio::task::spawn_blocking(move || {
+        Ok::<_, HubError>((SqliteStore::open(&records)?, SqliteTerminalLog::open(&frames)?))
+    });
+    let (store, log) = opened.await.map_err(HubError::fault)??;
+    Ok((Arc::new(store), Arc::new(log)))
+}
+
+/// Makes the data folder and takes its lock: one hub at a time.
+fn lock_data_dir(data_dir: &Path) -> Result<File, HubError> {
+    let refuse = |what: String| HubError::new(ErrorCode::Config, what);
+    let failed = |error: std::io::Error| refuse(format!("data folder {}: {error}", data_dir.display()));
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(data_dir).map_err(failed)?;
+    let path = data_dir.join(LOCK_FILE);
+    let lock =
+        File::options().create(true).truncate(false).read(true).write(true).open(path).map_err(failed)?;
+    match lock.try_lock() {
+        Ok(()) => Ok(lock),
+        Err(TryLockError::WouldBlock) => Err(refuse(format!(
+            "another hub uses the data folder {}: stop it, or give this one a folder of its own with --data-dir",
+            data_dir.display()
+        ))),
+        Err(TryLockError::Error(error)) => Err(failed(error)),
+    }
+}
+
+async fn bind(option: &str, address: SocketAddr) -> Result<TcpListener, HubError> {
+    TcpListener::bind(address).await.map_err(|error| {
+        let code = match error.kind() {
+            std::io::ErrorKind::AddrInUse => ErrorCode::AddressInUse,
+            _ => ErrorCode::Config,
+        };
+        HubError::new(code, format!("{option} {address}: {error}"))
+    })
+}
+
+fn local(listener: &TcpListener) -> Result<SocketAddr, HubError> {
+    listener.local_addr().map_err(HubError::fault)
+}

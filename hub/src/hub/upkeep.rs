@@ -1,0 +1,139 @@
+//! What the hub does by itself, again and again: leases, pruning, writing behind, expiry, trimming.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::Hub;
+use crate::error::HubError;
+use crate::mesh;
+use crate::metrics::{Metrics, set_counter, set_gauge};
+use crate::store::StoreError;
+use crate::tasks::EXPIRY_INTERVAL;
+
+/// How often silent sessions are looked for: a fraction of the shortest sensible lease.
+const LEASE_INTERVAL: Duration = Duration::from_millis(500);
+/// How often dead and stagnant subscriptions of silent topics are looked for.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
+/// How often the latest state of nodes is written: half of what "at most a second behind" allows.
+const FLUSH_INTERVAL: Duration = Duration::from_millis(500);
+/// Nodes in one write.
+const FLUSH_NODES: usize = 4096;
+/// How often the terminal log is looked at for what is beyond its retention.
+const TRIM_INTERVAL: Duration = Duration::from_secs(1);
+/// Between two small steps of trimming, so that frames never wait long behind one.
+const TRIM_PAUSE: Duration = Duration::from_millis(5);
+/// How often ended tasks beyond their number are deleted.
+const TRIM_TASKS_INTERVAL: Duration = Duration::from_secs(60);
+
+/// Starts every loop. They end when `stop` fires; the flusher writes what is left first.
+pub(super) fn spawn(hub: &Arc<Hub>, tasks: &TaskTracker, stop: &CancellationToken) {
+    let every = |period| {
+        let mut ticks = interval(period);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        ticks
+    };
+    macro_rules! repeat {
+        ($period:expr, $step:expr) => {{
+            let (hub, stop) = (Arc::clone(hub), stop.clone());
+            let mut ticks = every($period);
+            tasks.spawn(async move {
+                while stop.run_until_cancelled(ticks.tick()).await.is_some() {
+                    $step(&hub).await;
+                }
+            });
+        }};
+    }
+    repeat!(LEASE_INTERVAL, async |hub: &Arc<Hub>| expire_leases(hub));
+    repeat!(SWEEP_INTERVAL, async |hub: &Arc<Hub>| drop(hub.registry.sweep()));
+    repeat!(EXPIRY_INTERVAL, async |hub: &Arc<Hub>| expire_tasks(hub).await);
+    repeat!(TRIM_INTERVAL, async |hub: &Arc<Hub>| trim_log(hub).await);
+    repeat!(TRIM_TASKS_INTERVAL, async |hub: &Arc<Hub>| trim_tasks(hub).await);
+    let (hub, stop) = (Arc::clone(hub), stop.clone());
+    let mut ticks = every(FLUSH_INTERVAL);
+    tasks.spawn(async move {
+        while stop.run_until_cancelled(ticks.tick()).await.is_some() {
+            flush(&hub).await;
+        }
+        while !flush(&hub).await {
+            tokio::time::sleep(FLUSH_INTERVAL).await;
+        }
+    });
+}
+
+/// Copies values that live elsewhere into the metrics whenever somebody asks for them.
+pub(super) fn hook_metrics(hub: &Arc<Hub>) {
+    let weak = Arc::downgrade(hub);
+    hub.metrics.on_scrape(Box::new(move |metrics: &Metrics| {
+        let Some(hub) = weak.upgrade() else { return };
+        let nodes = hub.registry.nodes();
+        set_gauge(&metrics.nodes_registered, nodes.len());
+        set_gauge(&metrics.nodes_online, nodes.iter().filter(|node| node.is_online()).count());
+        set_gauge(&metrics.pending_bytes, hub.ingest.pending_bytes());
+        set_gauge(&metrics.log_bytes, hub.log.total_bytes());
+        set_gauge(&metrics.dirty_nodes, hub.registry.dirty_len());
+        let bus = hub.registry.bus_stats();
+        set_gauge(&metrics.bus_subscriptions, bus.subscriptions);
+        set_gauge(&metrics.bus_topics, bus.topics_active);
+        set_counter(&metrics.bus_delivered_total, bus.delivered_total);
+        set_counter(&metrics.bus_missed_total, bus.missed_total);
+        set_counter(&metrics.bus_closed_stagnant_total, bus.closed_stagnant_total);
+        set_counter(&metrics.bus_pruned_total, bus.pruned_total);
+    }));
+}
+
+fn expire_leases(hub: &Hub) {
+    for expired in hub.registry.expire() {
+        hub.metrics.lease_expired_total.inc();
+        tracing::warn!(node = %expired.node.id(), epoch = expired.epoch.0, "node offline: its lease expired");
+        hub.registry.mark_dirty(&expired.node);
+        hub.mesh.announce(&expired.node);
+    }
+}
+
+/// Writes the latest state of nodes that changed; true when nothing is left to write.
+async fn flush(hub: &Hub) -> bool {
+    let dirty = hub.registry.take_dirty();
+    for nodes in dirty.chunks(FLUSH_NODES) {
+        let rows = nodes.iter().map(|node| (node.id().clone(), mesh::live(node))).collect();
+        match hub.store.save_live(rows).await {
+            Ok(()) => {}
+            Err(StoreError::Closed) => return true,
+            Err(error) => {
+                hub.metrics.dirty_flush_failures_total.inc();
+                HubError::from(error).log();
+                for node in nodes {
+                    hub.registry.mark_dirty(node);
+                }
+            }
+        }
+    }
+    hub.registry.dirty_len() == 0
+}
+
+async fn expire_tasks(hub: &Hub) {
+    if let Err(error) = hub.tasks.expire().await {
+        HubError::from(error).log();
+    }
+}
+
+async fn trim_log(hub: &Hub) {
+    loop {
+        match hub.log.trim(hub.config.retention(), hub.clock.unix_ms()).await {
+            Ok(true) => tokio::time::sleep(TRIM_PAUSE).await,
+            Ok(false) | Err(StoreError::Closed) => return,
+            Err(error) => return HubError::from(error).log(),
+        }
+    }
+}
+
+async fn trim_tasks(hub: &Hub) {
+    let age = u64::try_from(hub.config.log_max_age.as_millis()).unwrap_or(u64::MAX);
+    let now = hub.clock.unix_ms();
+    if let Err(error) = hub.store.trim_tasks(hub.config.tasks_kept, now.saturating_sub(age), now).await {
+        HubError::from(error).log();
+    }
+}

@@ -1,0 +1,266 @@
+//! Frames in: at once to the bus, in group commits to the terminal log, and acks back.
+//!
+//! Each node has a [`NodeLog`]. Frames that arrive are numbered by their agent already; here they are checked for
+//! order, published, kept in memory until they are durable, and then acked. Memory is bounded per node and in all: when
+//! a bound is reached the hub drops its own copy, goes on publishing, and asks the agent to send again once there is
+//! room. A slow or dead store therefore delays acks and nothing else.
+
+mod node_log;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use parking_lot::RwLock;
+use registry_core::{Boot, BootId, Clock, Cursor, Frame, FrameKind, NodeId};
+use tokio::sync::watch;
+
+pub use node_log::{NodeLog, Taken};
+
+use crate::error::{ErrorCode, HubError};
+use crate::fleet::{Event, FramesSeen, Node, Registry, Stats};
+use crate::metrics::Metrics;
+use crate::store::{FrameRun, StoreError, StoreResult, TerminalLog};
+use crate::tasks::book::Book;
+
+/// Frames of one node that wait to be durable: enough for 20 ms of the fastest node, small beside the agent's spool.
+pub const PENDING_NODE_BYTES: usize = 8 << 20;
+/// Frames of all nodes that wait to be durable.
+pub const PENDING_TOTAL_BYTES: usize = 256 << 20;
+/// The most that is handed to the log at once: large enough to fill rows, small enough that acks keep coming.
+const APPEND_BYTES: usize = 1 << 20;
+/// Delays between attempts while the store fails.
+const RETRY: [Duration; 5] = [
+    Duration::from_millis(50),
+    Duration::from_millis(200),
+    Duration::from_millis(500),
+    Duration::from_secs(1),
+    Duration::from_secs(2),
+];
+/// A boot number may run ahead of the hub's clock by this much, in milliseconds: a node's clock may be a day off.
+const MAX_BOOT_LEAD_MS: u64 = 24 * 60 * 60 * 1000;
+/// Output that is there and has not moved for this long, in milliseconds, is called stalled.
+const STALL_MS: u64 = 15_000;
+
+/// Where frames come in. Cloning gives another handle.
+#[derive(Clone)]
+pub struct Ingest(Arc<Inner>);
+
+struct Inner {
+    log: Arc<dyn TerminalLog>,
+    registry: Arc<Registry>,
+    book: Arc<Book>,
+    clock: Clock,
+    metrics: Arc<Metrics>,
+    nodes: RwLock<HashMap<NodeId, Arc<NodeLog>>>,
+    pending_bytes: AtomicUsize,
+}
+
+impl Ingest {
+    /// Loads the heads of all logs.
+    ///
+    /// # Errors
+    /// When the log cannot be read.
+    pub async fn open(
+        log: Arc<dyn TerminalLog>,
+        registry: Arc<Registry>,
+        book: Arc<Book>,
+        clock: Clock,
+        metrics: Arc<Metrics>,
+    ) -> StoreResult<Self> {
+        let heads = log.heads().await?;
+        let ingest = Self(Arc::new(Inner {
+            log,
+            registry,
+            book,
+            clock,
+            metrics,
+            nodes: RwLock::new(HashMap::new()),
+            pending_bytes: AtomicUsize::new(0),
+        }));
+        for head in heads {
+            if let Some(node) = ingest.0.registry.get(head.node.as_str()) {
+                ingest.node(&node).restore(&head);
+            }
+        }
+        Ok(ingest)
+    }
+
+    /// The log of a node, made when first asked for.
+    #[must_use]
+    pub fn node(&self, node: &Arc<Node>) -> Arc<NodeLog> {
+        if let Some(log) = self.0.nodes.read().get(node.id()) {
+            return Arc::clone(log);
+        }
+        let mut nodes = self.0.nodes.write();
+        Arc::clone(nodes.entry(node.id().clone()).or_insert_with(|| Arc::new(NodeLog::new(Arc::clone(node)))))
+    }
+
+    /// The log of a node, if it ever had one.
+    #[must_use]
+    pub fn find(&self, node: &NodeId) -> Option<Arc<NodeLog>> {
+        self.0.nodes.read().get(node).map(Arc::clone)
+    }
+
+    /// Grants a run of an agent its number: the one it proposes, or one above all known when that belongs to another
+    /// run or to one that is over. Runs that are thereby over and did not say so end in an unknown gap.
+    ///
+    /// # Errors
+    /// [`ErrorCode::ImplausibleBoot`] for numbers more than a day ahead of the hub's clock.
+    pub fn grant_boot(&self, node: &Arc<Node>, proposed: Boot, boot_id: BootId) -> Result<Boot, HubError> {
+        let now = self.0.clock.unix_ms();
+        if proposed.0 == 0 || proposed.0 > now.saturating_add(MAX_BOOT_LEAD_MS) {
+            return Err(HubError::new(
+                ErrorCode::ImplausibleBoot,
+                format!("boot {proposed} is not between 1 and a day ahead of the hub's clock ({now})"),
+            ));
+        }
+        let log = self.node(node);
+        let (boot, marks) = log.grant(proposed, boot_id, now);
+        self.0.pending_bytes.fetch_add(marks, Ordering::Relaxed);
+        self.kick(&log);
+        Ok(boot)
+    }
+
+    /// Takes frames as they came from an agent.
+    ///
+    /// # Errors
+    /// [`ErrorCode::ProtocolViolation`] when they leave a hole or are of a boot that the session does not have.
+    pub fn take(&self, log: &Arc<NodeLog>, boot: Boot, frames: Vec<Frame>) -> Result<(), HubError> {
+        let inner = &self.0;
+        inner.metrics.frames_received_total.inc_by(frames.len() as u64);
+        let taken = log.take(boot, frames, self.free(), inner.clock.monotonic_ms())?;
+        inner.pending_bytes.fetch_add(taken.kept_bytes, Ordering::Relaxed);
+        inner.metrics.frames_duplicate_total.inc_by(taken.duplicates);
+        inner.metrics.pending_dropped_frames_total.inc_by(taken.dropped);
+        if !taken.fresh.is_empty() {
+            let bytes: usize = taken.fresh.iter().map(|frame| frame.data_len()).sum();
+            inner.metrics.output_received_bytes_total.inc_by(bytes as u64);
+            inner.registry.publish(log.node(), |_| {
+                Event::Output(Arc::new(FramesSeen { boot, frames: taken.fresh }))
+            });
+        }
+        if taken.kept_bytes > 0 {
+            self.kick(log);
+        }
+        Ok(())
+    }
+
+    /// The number to ask a node's agent to go back to, if frames were dropped and there is room again. Told once.
+    #[must_use]
+    pub fn rewind(&self, log: &NodeLog, boot: Boot) -> Option<u64> {
+        let next = log.rewind(boot, self.free())?;
+        self.0.metrics.rewinds_total.inc();
+        Some(next)
+    }
+
+    /// Looks at what a heartbeat says of the spool. `Some(true)`: the node's output has just stalled, its Upload should
+    /// be reset; `Some(false)`: it moves again; `None`: nothing changed.
+    #[must_use]
+    pub fn observe_spool(&self, log: &NodeLog, stats: &Stats) -> Option<bool> {
+        let waits = stats.spool_bytes > 0 && stats.spool_oldest_ms > STALL_MS;
+        let stalled = waits && log.silent_for(self.0.clock.monotonic_ms()) > STALL_MS;
+        (log.set_stalled(stalled) != stalled).then_some(stalled)
+    }
+
+    /// Bytes that wait to be durable, of all nodes.
+    #[must_use]
+    pub fn pending_bytes(&self) -> usize {
+        self.0.pending_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Waits until nothing waits to be durable any more.
+    pub async fn flushed(&self) {
+        let logs: Vec<_> = self.0.nodes.read().values().map(Arc::clone).collect();
+        for log in logs {
+            log.idle().await;
+        }
+    }
+
+    /// Forgets a deleted node and erases its log.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn erase(&self, node: &NodeId) -> StoreResult<()> {
+        let log = self.0.nodes.write().remove(node);
+        if let Some(log) = log {
+            let bytes = log.abandon();
+            self.0.pending_bytes.fetch_sub(bytes, Ordering::Relaxed);
+            log.idle().await;
+        }
+        self.0.log.erase(node).await
+    }
+
+    /// The terminal log itself, for readers.
+    #[must_use]
+    pub fn log(&self) -> &Arc<dyn TerminalLog> {
+        &self.0.log
+    }
+
+    fn free(&self) -> usize {
+        PENDING_TOTAL_BYTES.saturating_sub(self.pending_bytes())
+    }
+
+    fn kick(&self, log: &Arc<NodeLog>) {
+        if log.begin_commit() {
+            let (ingest, log) = (self.clone(), Arc::clone(log));
+            tokio::spawn(async move { ingest.commit(&log).await });
+        }
+    }
+
+    /// Makes what waits durable, run by run, until nothing is left. One such task a node at a time.
+    async fn commit(&self, log: &Arc<NodeLog>) {
+        let inner = &self.0;
+        let mut attempt = 0;
+        while let Some(run) = log.next_run(APPEND_BYTES) {
+            let last = run.frames.last().map_or(0, |frame| frame.last_seq().unwrap_or(frame.seq));
+            let boot = run.boot;
+            let closes = matches!(
+                run.frames.last().map(|frame| &frame.kind),
+                Some(FrameKind::Closed | FrameKind::Gap { last_seq: None, .. })
+            );
+            match self.append(run).await {
+                Ok(()) => {
+                    attempt = 0;
+                    let freed = log.committed(boot, last, closes);
+                    inner.pending_bytes.fetch_sub(freed, Ordering::Relaxed);
+                }
+                Err(StoreError::Closed) => {
+                    log.end_commit();
+                    return;
+                }
+                Err(error) => {
+                    if attempt == 0 {
+                                    HubError::from(error).log();
+                    }
+                    tokio::time::sleep(RETRY[attempt.min(RETRY.len() - 1)]).await;
+                    attempt += 1;
+                }
+            }
+        }
+    }
+
+    /// What the frames say of tasks is committed first and the frames after it: should the hub die in between, the
+    /// agent sends them again, and a step that was taken already changes nothing.
+    async fn append(&self, run: FrameRun) -> StoreResult<()> {
+        let began = self.0.clock.monotonic();
+        self.0.book.observe(&run).await?;
+        self.0.log.append(run).await?;
+        let took = self.0.clock.monotonic().saturating_sub(began);
+        self.0.metrics.log_append_seconds.observe(took.as_secs_f64());
+        Ok(())
+    }
+}
+
+/// What a reader of a node's log must know of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// The last frame that was published.
+    pub published: Cursor,
+    /// The last frame that is durable.
+    pub durable: Cursor,
+}
+
+/// Tells when a [`NodeLog`] moves.
+pub type Changes = watch::Receiver<u64>;

@@ -1,0 +1,189 @@
+//! The book of tasks that are not over: what the store says, in memory, and every step that is taken in it.
+//!
+//! A step is committed first and known afterwards: memory never runs ahead of the store.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use registry_core::{Boot, Cursor, FrameKind, NodeId, TaskId, TaskState};
+use tokio::sync::watch;
+
+use crate::fleet::{Event, Registry};
+use crate::metrics::Metrics;
+use crate::store::{FrameRun, Store, StoreResult, TaskFilter, TaskRow, TaskStep};
+
+/// The tasks that are not over.
+pub struct Book {
+    store: Arc<dyn Store>,
+    registry: Arc<Registry>,
+    metrics: Arc<Metrics>,
+    active: Mutex<HashMap<TaskId, Entry>>,
+}
+
+struct Entry {
+    row: watch::Sender<Arc<TaskRow>>,
+    /// When it expires if it is still queued, by the monotonic clock, in milliseconds.
+    expires_ms: u64,
+}
+
+impl Book {
+    /// Loads the tasks that are not over.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn open(
+        store: Arc<dyn Store>,
+        registry: Arc<Registry>,
+        metrics: Arc<Metrics>,
+        now_unix_ms: u64,
+        now_ms: u64,
+    ) -> StoreResult<Self> {
+        let filter = TaskFilter { active: true, limit: usize::MAX, ..TaskFilter::default() };
+        let rows = store.tasks(filter).await?;
+        let book = Self { store, registry, metrics, active: Mutex::default() };
+        for row in rows {
+            let left = row.expires_at_unix_ms.saturating_sub(now_unix_ms);
+            book.enter(Arc::new(row), now_ms.saturating_add(left));
+        }
+        Ok(book)
+    }
+
+    /// Takes in a task that was just written down.
+    pub fn enter(&self, row: Arc<TaskRow>, expires_ms: u64) {
+        let entry = Entry { row: watch::Sender::new(Arc::clone(&row)), expires_ms };
+        let count = {
+            let mut active = self.active.lock();
+            active.insert(row.id, entry);
+            active.len()
+        };
+        self.metrics.tasks_active.set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
+    /// A task that is not over.
+    #[must_use]
+    pub fn get(&self, id: TaskId) -> Option<Arc<TaskRow>> {
+        self.active.lock().get(&id).map(|entry| Arc::clone(&entry.row.borrow()))
+    }
+
+    /// Tells of every step of a task that is not over.
+    #[must_use]
+    pub fn follow(&self, id: TaskId) -> Option<watch::Receiver<Arc<TaskRow>>> {
+        self.active.lock().get(&id).map(|entry| entry.row.subscribe())
+    }
+
+    /// A node's tasks that are not over, oldest first.
+    #[must_use]
+    pub fn of_node(&self, node: &NodeId) -> Vec<Arc<TaskRow>> {
+        let active = self.active.lock();
+        let mut rows: Vec<_> = active
+            .values()
+            .filter(|entry| entry.row.borrow().node == *node)
+            .map(|entry| Arc::clone(&entry.row.borrow()))
+            .collect();
+        drop(active);
+        rows.sort_by_key(|row| row.id);
+        rows
+    }
+
+    /// Queued tasks whose time to be dispatched is over.
+    #[must_use]
+    pub fn overdue(&self, now_ms: u64) -> Vec<TaskId> {
+        let active = self.active.lock();
+        let due = |entry: &&Entry| entry.expires_ms <= now_ms && entry.row.borrow().state == TaskState::Queued;
+        active.values().filter(due).map(|entry| entry.row.borrow().id).collect()
+    }
+
+    /// Takes steps: commits them, then makes them known. Answers with the tasks as they are now.
+    ///
+    /// # Errors
+    /// When the store fails; then no step was taken.
+    pub async fn step(&self, steps: Vec<(TaskId, TaskStep)>) -> StoreResult<Vec<Option<Arc<TaskRow>>>> {
+        if steps.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut rows = Vec::with_capacity(steps.len());
+        for answer in self.store.step_tasks(steps).await? {
+            rows.push(answer.map(|(row, changed)| {
+                let row = Arc::new(row);
+                if changed {
+                    self.know(&row);
+                }
+                row
+            }));
+        }
+        Ok(rows)
+    }
+
+    /// Takes the steps that frames tell of. Frames can only move tasks of their own node.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn observe(&self, run: &FrameRun) -> StoreResult<()> {
+        let mut steps = Vec::new();
+        for frame in &run.frames {
+            let Some(task) = frame.task else { continue };
+            let at = Cursor::new(run.boot, frame.seq);
+            let step = match &frame.kind {
+                FrameKind::Started { .. } => TaskStep::Started { first: at, at_unix_ms: frame.at_unix_ms },
+                FrameKind::Ended(end) => {
+                    TaskStep::Ended { end: end.clone(), last: Some(at), at_unix_ms: frame.at_unix_ms }
+                }
+                _ => continue,
+            };
+            if self.get(task).is_some_and(|row| row.node == run.node) {
+                steps.push((task, step));
+            }
+        }
+        self.step(steps).await.map(drop)
+    }
+
+    /// Forgets a deleted node's tasks.
+    pub fn forget_node(&self, node: &NodeId) {
+        let gone: Vec<_> = {
+            let mut active = self.active.lock();
+            let ids: Vec<_> =
+                active.iter().filter(|(_, e)| e.row.borrow().node == *node).map(|(id, _)| *id).collect();
+            ids.iter().filter_map(|id| active.remove(id)).collect()
+        };
+        drop(gone);
+    }
+
+    /// A node's tasks that were given to a run of its agent that is over.
+    #[must_use]
+    pub fn stranded(&self, node: &NodeId, boot: Boot) -> Vec<TaskId> {
+        let given = |row: &&Arc<TaskRow>| {
+            matches!(row.state, TaskState::Dispatched | TaskState::Running) && row.boot != boot
+        };
+        self.of_node(node).iter().filter(given).map(|row| row.id).collect()
+    }
+
+    fn know(&self, row: &Arc<TaskRow>) {
+        let ended = row.state == TaskState::Ended;
+        let (entry, count) = {
+            let mut active = self.active.lock();
+            let entry = if ended {
+                active.remove(&row.id)
+            } else {
+                active.get(&row.id).map(|entry| Entry { row: entry.row.clone(), expires_ms: entry.expires_ms })
+            };
+            (entry, active.len())
+        };
+        if let Some(entry) = entry {
+            entry.row.send_if_modified(|known| {
+                let forward = known.state < row.state;
+                if forward {
+                    *known = Arc::clone(row);
+                }
+                forward
+            });
+        }
+        self.metrics.tasks_active.set(i64::try_from(count).unwrap_or(i64::MAX));
+        if let Some(end) = row.end.as_ref().filter(|_| ended) {
+            self.metrics.task_ended(end.outcome.as_str());
+        }
+        if let Some(node) = self.registry.get(row.node.as_str()) {
+            self.registry.publish(&node, |_| Event::Task(Arc::clone(row)));
+        }
+    }
+}

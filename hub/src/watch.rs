@@ -1,0 +1,187 @@
+//! Events for people and programs: from now on, or from the position where a reader was cut off.
+
+use std::collections::HashSet;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::Stream;
+use futures_util::stream::{StreamExt as _, unfold};
+use registry_core::{
+    Clock, Closed, NodeId, Position, Received, Resume, SubscribeOptions, Subscription,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::auth::{Action, Auth, Principal};
+use crate::error::HubError;
+use crate::fleet::{Event, Registry};
+use crate::mesh::Mesh;
+
+/// Events that one reader may be behind. Beyond it the oldest are dropped and the reader is told.
+const QUEUE_EVENTS: usize = 1024;
+
+/// What to watch.
+#[derive(Clone, Debug, Default)]
+pub struct WatchRequest {
+    /// Go on after this position; `None`: from now.
+    pub since: Option<Position>,
+    /// Only these nodes, by id or name; empty: all.
+    pub nodes: Vec<String>,
+    /// Also terminal output.
+    pub output: bool,
+}
+
+/// What a watcher is told.
+#[derive(Clone, Debug)]
+pub enum WatchItem {
+    /// Something happened.
+    Event {
+        /// Where it stands.
+        position: Position,
+        /// To which node.
+        node: NodeId,
+        /// When it was told, in milliseconds since the Unix epoch.
+        at_unix_ms: u64,
+        /// What.
+        event: Arc<Event>,
+    },
+    /// Events were missed here: take the list of nodes anew, and read terminals from their cursors.
+    Gap {
+        /// How many; `None`: not known.
+        missed: Option<u64>,
+        /// Why.
+        reason: &'static str,
+        /// Where the stream goes on.
+        position: Position,
+    },
+    /// Everything that was missed and kept has been told; what follows is new.
+    CaughtUp {
+        /// Where the stream stands.
+        position: Position,
+    },
+    /// The stream ends, and this is why.
+    Closed {
+        /// For people.
+        reason: String,
+    },
+}
+
+/// A stream of events.
+pub type WatchStream = Pin<Box<dyn Stream<Item = WatchItem> + Send>>;
+
+/// Events for people and programs.
+pub struct Watch {
+    registry: Arc<Registry>,
+    mesh: Mesh,
+    auth: Arc<Auth>,
+    clock: Clock,
+    grace: Duration,
+    draining: CancellationToken,
+}
+
+impl Watch {
+    /// Puts the service together. `grace` is how long a reader may stand still with a full queue.
+    #[must_use]
+    pub fn new(
+        mesh: Mesh,
+        auth: Arc<Auth>,
+        clock: Clock,
+        grace: Duration,
+        draining: CancellationToken,
+    ) -> Self {
+        Self { registry: Arc::clone(mesh.registry()), mesh, auth, clock, grace, draining }
+    }
+
+    /// Events from a position on, or from now.
+    ///
+    /// # Errors
+    /// `forbidden`, `unknown_node`.
+    pub fn events(&self, principal: &Principal, request: WatchRequest) -> Result<WatchStream, HubError> {
+        self.auth.authorize(principal, Action::EventRead, "events")?;
+        let nodes: HashSet<NodeId> = request
+            .nodes
+            .iter()
+            .map(|node| self.mesh.resolve(principal, node).map(|node| node.id().clone()))
+            .collect::<Result<_, _>>()?;
+        let options = SubscribeOptions { capacity: QUEUE_EVENTS, grace: self.grace };
+        let position = self.registry.position(&principal.user);
+        let since = request.since.unwrap_or(position);
+        let (subscription, resume) = self.registry.resume(&principal.user, since, options);
+        let (replay, gap) = match resume {
+            Resume::Recovered { replayed } => (replayed, None),
+            Resume::Gap { missed } => (0, Some(WatchItem::Gap { missed, reason: "not_kept", position })),
+        };
+        let gap = gap.filter(|_| request.since.is_some());
+        let reader = Reader {
+            subscription,
+            nodes,
+            output: request.output,
+            clock: self.clock.clone(),
+            replay,
+            position,
+            caught_up: false,
+            ended: false,
+        };
+        let draining = self.draining.clone();
+        let events = unfold(reader, Reader::next);
+        Ok(Box::pin(futures_util::stream::iter(gap).chain(events).take_until(draining.cancelled_owned())))
+    }
+}
+
+struct Reader {
+    subscription: Subscription<Event>,
+    nodes: HashSet<NodeId>,
+    output: bool,
+    clock: Clock,
+    /// Replayed events that are still to come.
+    replay: u64,
+    position: Position,
+    caught_up: bool,
+    ended: bool,
+}
+
+impl Reader {
+    async fn next(mut self) -> Option<(WatchItem, Self)> {
+        loop {
+            if self.ended {
+                return None;
+            }
+            if self.replay == 0 && !self.caught_up {
+                self.caught_up = true;
+                return Some((WatchItem::CaughtUp { position: self.position }, self));
+            }
+            let item = match self.subscription.recv().await {
+                Ok(Received::Event(delivery)) => {
+                    self.replay = self.replay.saturating_sub(1);
+                    let position =
+                        Position { incarnation: delivery.incarnation, position: delivery.position };
+                    self.position = position;
+                    if !self.wants(&delivery.node, &delivery.event) {
+                        continue;
+                    }
+                    let at_unix_ms = self.clock.unix_ms();
+                    WatchItem::Event { position, node: delivery.node, at_unix_ms, event: delivery.event }
+                }
+                Ok(Received::Lagged { missed }) => {
+                    self.replay = self.replay.saturating_sub(missed);
+                    WatchItem::Gap { missed: Some(missed), reason: "lagged", position: self.position }
+                }
+                Err(Closed::Stagnant { missed }) => {
+                    self.ended = true;
+                    let reason =
+                        format!("nothing was read for too long; {missed} events were missed: resume or start anew");
+                    WatchItem::Closed { reason }
+                }
+                Err(Closed::Shutdown) => {
+                    self.ended = true;
+                    WatchItem::Closed { reason: "the hub shuts down: resume in a moment".to_owned() }
+                }
+            };
+            return Some((item, self));
+        }
+    }
+
+    fn wants(&self, node: &NodeId, event: &Event) -> bool {
+        (self.output || !matches!(event, Event::Output(_))) && (self.nodes.is_empty() || self.nodes.contains(node))
+    }
+}
