@@ -142,7 +142,11 @@ impl ErrorCode {
     pub const fn exit_code(self) -> u8 {
         match self {
             Self::Config => 78,
-            Self::AddressInUse | Self::StoreUnavailable | Self::Draining | Self::NodeTimeout | Self::NodeOffline => 69,
+            Self::AddressInUse
+            | Self::StoreUnavailable
+            | Self::Draining
+            | Self::NodeTimeout
+            | Self::NodeOffline => 69,
             Self::Unauthenticated | Self::Forbidden | Self::InvalidToken => 77,
             _ => 70,
         }
@@ -169,7 +173,14 @@ pub struct HubError {
 impl HubError {
     /// A failure that the caller can do something about. `detail` says what, without secrets.
     pub fn new(code: ErrorCode, detail: impl Into<String>) -> Self {
-        Self { code, detail: detail.into(), fields: Vec::new(), error_id: None, source: None, retry_after: None }
+        Self {
+            code,
+            detail: detail.into(),
+            fields: Vec::new(),
+            error_id: None,
+            source: None,
+            retry_after: None,
+        }
     }
 
     /// A failure for which the table's own words are enough.
@@ -359,7 +370,8 @@ mod tests {
 
     #[test]
     fn a_fault_keeps_its_cause_to_itself() {
-        let error = HubError::from(StoreError::Failed(Arc::new(std::io::Error::other("disk /secret/place is full"))));
+        let error =
+            HubError::from(StoreError::Failed(Arc::new(std::io::Error::other("disk /secret/place is full"))));
         let id = error.error_id().expect("a fault has an id");
         assert_eq!(id.get_version_num(), 7);
         assert!(!error.to_string().contains("secret"));
@@ -376,7 +388,8 @@ mod tests {
 
     #[test]
     fn fields_travel_with_the_status() {
-        let status = Status::from(HubError::new(ErrorCode::InvalidArgument, "give a program").with("field", "argv"));
+        let status =
+            Status::from(HubError::new(ErrorCode::InvalidArgument, "give a program").with("field", "argv"));
         assert_eq!(status.message(), "give a program");
         assert_eq!(status.get_details_error_info().expect("an ErrorInfo").metadata["field"], "argv");
     }
