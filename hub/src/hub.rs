@@ -108,7 +108,7 @@ pub async fn run(
         grpc_listener,
         PortKind::Grpc,
         grpc::routes(&hub),
-        Limits::for_port(PortKind::Grpc),
+        Limits::of(PortKind::Grpc),
         Arc::clone(&hub.metrics),
         closing.clone(),
         hub.clock.clone(),
@@ -117,7 +117,7 @@ pub async fn run(
         http_listener,
         PortKind::Http,
         http::router(&hub),
-        Limits::for_port(PortKind::Http),
+        Limits::of(PortKind::Http),
         Arc::clone(&hub.metrics),
         closing.clone(),
         hub.clock.clone(),
@@ -179,7 +179,7 @@ impl Hub {
         let lock = lock_data_dir(&config.data_dir)?;
         let (auth, credential) = Auth::open(&config.data_dir)?;
         let auth = Arc::new(auth);
-        let (store, log) = open_sqlite(&config.data_dir).await?;
+        let (store, log) = open_sqlite(&config.data_dir, clock.clone()).await?;
         let id = store.hub_id().await?;
         let metrics = Metrics::new();
         let registry = Arc::new(Registry::new(registry_config(&config)?, clock.clone()));
@@ -262,10 +262,14 @@ fn registry_config(config: &HubConfig) -> Result<RegistryConfig, HubError> {
     Ok(RegistryConfig { lease: config.lease, bus, ..RegistryConfig::default() })
 }
 
-async fn open_sqlite(data_dir: &Path) -> Result<(Arc<dyn Store>, Arc<dyn TerminalLog>), HubError> {
+async fn open_sqlite(
+    data_dir: &Path,
+    clock: Clock,
+) -> Result<(Arc<dyn Store>, Arc<dyn TerminalLog>), HubError> {
     let (records, frames) = (data_dir.join("muster.db"), data_dir.join("terminal.db"));
     let opened = tokio::task::spawn_blocking(move || {
-        Ok::<_, HubError>((SqliteStore::open(&records)?, SqliteTerminalLog::open(&frames)?))
+        let store = SqliteStore::open(&records, clock.clone())?;
+        Ok::<_, HubError>((store, SqliteTerminalLog::open(&frames, clock)?))
     });
     let (store, log) = opened.await.map_err(HubError::fault)??;
     Ok((Arc::new(store), Arc::new(log)))

@@ -153,14 +153,13 @@ impl Reader {
             let item = match self.subscription.recv().await {
                 Ok(Received::Event(delivery)) => {
                     self.replay = self.replay.saturating_sub(1);
-                    let position =
-                        Position { incarnation: delivery.incarnation, position: delivery.position };
+                    let position = delivery.resume_position();
                     self.position = position;
                     if !self.wants(&delivery.node, &delivery.event) {
                         continue;
                     }
-                    let at_unix_ms = self.clock.unix_ms();
-                    WatchItem::Event { position, node: delivery.node, at_unix_ms, event: delivery.event }
+                    let (at_unix_ms, node) = (self.clock.unix_ms(), delivery.node.clone());
+                    WatchItem::Event { position, node, at_unix_ms, event: Arc::clone(&delivery.event) }
                 }
                 Ok(Received::Lagged { missed }) => {
                     self.replay = self.replay.saturating_sub(missed);
@@ -172,7 +171,7 @@ impl Reader {
                         format!("nothing was read for too long; {missed} events were missed: resume or start anew");
                     WatchItem::Closed { reason }
                 }
-                Err(Closed::Shutdown) => {
+                Err(_) => {
                     self.ended = true;
                     WatchItem::Closed { reason: "the hub shuts down: resume in a moment".to_owned() }
                 }

@@ -6,7 +6,7 @@
 pub mod signing;
 
 /// Version 1 of the contract.
-#[allow(missing_docs, unreachable_pub, clippy::all)]
+#[allow(missing_docs, unreachable_pub, unused_qualifications, clippy::all)]
 pub mod v1 {
     tonic::include_proto!("muster.v1");
 }

@@ -1,0 +1,30 @@
+# What people run: a demo, the tests, the lints, the benchmarks. `make help` lists them.
+
+CARGO ?= cargo
+
+.PHONY: help demo test lint doc bench clean
+
+help: ## This list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
+
+demo: ## A hub and one real agent on this machine, a first command, and what to try next
+	$(CARGO) run --quiet --bin muster -- demo
+
+test: ## Everything that must be true: lints, unit and property tests, whole-system tests
+	./scripts/test.sh
+
+lint: ## Formatting, clippy, and the docs' links
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --locked --quiet
+
+doc: ## The crates' documentation, under target/doc
+	$(CARGO) doc --workspace --no-deps
+
+bench: ## The benchmarks; results in benches/results/latest.json and in benches/README.md's terms
+	$(CARGO) build --release --bin muster --bin muster-load
+	$(CARGO) bench --package muster-benches
+	./target/release/muster-load all
+
+clean: ## Remove what was built
+	$(CARGO) clean
