@@ -1,0 +1,111 @@
+//! `terminal.db`: frames, joined into rows.
+
+mod append;
+mod batch;
+mod read;
+mod totals;
+mod trim;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use async_trait::async_trait;
+use registry_core::{Clock, Cursor, NodeId};
+
+use self::batch::{LogBatch, LogJob, Slice};
+use self::totals::Totals;
+use super::file::{Schema, open_writer};
+use super::readers::Readers;
+use super::value::failed;
+use super::writer::{Writer, WriterStats};
+use crate::store::{BootHead, FrameRun, LogPage, Retention, StoreResult, TerminalLog};
+
+const SCHEMA: Schema = Schema {
+    migrations: &[include_str!("../../../migrations/sqlite/terminal_1.sql")],
+    // 64 MiB: the default of 1000 syncs the database too often under load, more makes the pause for it longer.
+    autocheckpoint_pages: 4000,
+};
+
+/// Terminal frames in one SQLite file.
+pub struct SqliteTerminalLog {
+    writer: Writer<LogJob>,
+    readers: Readers,
+    /// Written by the writer with each commit.
+    total_bytes: Arc<AtomicU64>,
+}
+
+impl SqliteTerminalLog {
+    /// Opens the file at `path`, making or migrating it where needed. Blocks. Frames age by `clock`.
+    ///
+    /// # Errors
+    /// [`StoreError::TooNew`](crate::store::StoreError::TooNew) for a file that a newer Muster made;
+    /// [`StoreError::Failed`](crate::store::StoreError::Failed) when it cannot be used.
+    pub fn open(path: &Path, clock: Clock) -> StoreResult<Self> {
+        let connection = open_writer(path, SCHEMA)?;
+        let totals = Totals::load(&connection).map_err(failed)?;
+        let readers = Readers::open(path)?;
+        let total_bytes = Arc::new(AtomicU64::new(totals.all_bytes()));
+        let batch = LogBatch::new(totals, clock.clone(), Arc::clone(&total_bytes));
+        let writer = Writer::start("terminal-db", path, connection, batch, clock)?;
+        Ok(Self { writer, readers, total_bytes })
+    }
+
+    /// How the writer is doing.
+    #[must_use]
+    pub fn writer_stats(&self) -> WriterStats {
+        self.writer.stats()
+    }
+
+    /// Has a piece of clearing away done between appends; true when there is more of it.
+    async fn slice(&self, slice: Slice) -> StoreResult<bool> {
+        self.writer.ask(|reply| LogJob::Slice { slice, more: false, reply }).await
+    }
+}
+
+#[async_trait]
+impl TerminalLog for SqliteTerminalLog {
+    async fn heads(&self) -> StoreResult<Vec<BootHead>> {
+        self.readers.read(read::heads).await
+    }
+
+    async fn append(&self, run: FrameRun) -> StoreResult<()> {
+        self.writer.ask(|reply| LogJob::Append { run, refused: None, reply }).await
+    }
+
+    async fn read(&self, node: &NodeId, after: Cursor, max_bytes: usize) -> StoreResult<LogPage> {
+        let node = node.clone();
+        self.readers.read(move |connection| read::page(connection, &node, after, max_bytes)).await
+    }
+
+    async fn cursor_before_tail(&self, node: &NodeId, bytes: u64) -> StoreResult<Cursor> {
+        let node = node.clone();
+        self.readers.read(move |connection| read::before_tail(connection, &node, bytes)).await
+    }
+
+    async fn cursor_at(&self, node: &NodeId, unix_ms: u64) -> StoreResult<Cursor> {
+        let node = node.clone();
+        self.readers.read(move |connection| read::at(connection, &node, unix_ms)).await
+    }
+
+    /// In slices, so that others' appends go on in between. A reader may see a part of it gone.
+    async fn erase(&self, node: &NodeId) -> StoreResult<()> {
+        while self.slice(Slice::Erase(node.clone())).await? {}
+        Ok(())
+    }
+
+    async fn trim(&self, retention: Retention, now_unix_ms: u64) -> StoreResult<bool> {
+        self.slice(Slice::Trim { retention, now_unix_ms }).await
+    }
+
+    fn total_bytes(&self) -> u64 {
+        self.total_bytes.load(Ordering::Relaxed)
+    }
+
+    async fn close(&self) {
+        self.writer.refuse_more();
+        // The writer last: only it can put the write-ahead log away, and only when nobody else has the file open.
+        self.readers.close().await;
+        self.writer.close().await;
+    }
+}

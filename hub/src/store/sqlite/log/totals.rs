@@ -1,0 +1,96 @@
+//! How much is kept, of each node and in all: in memory, so that retention need not ask the file.
+
+use std::collections::HashMap;
+
+use registry_core::NodeId;
+use rusqlite::Connection;
+
+use super::super::records::node_id;
+use super::super::value::unsigned;
+
+/// An amount of frames.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Amount {
+    /// As `Frame::weight` counts.
+    pub(super) bytes: u64,
+    pub(super) frames: u64,
+}
+
+/// What is committed, and what the open transaction makes of it.
+#[derive(Debug, Default)]
+pub(super) struct Totals {
+    nodes: HashMap<NodeId, Amount>,
+    all_bytes: u64,
+    /// What the nodes that the open transaction touches have after it.
+    open: HashMap<NodeId, Amount>,
+    open_all_bytes: u64,
+}
+
+impl Totals {
+    pub(super) fn load(connection: &Connection) -> rusqlite::Result<Self> {
+        let nodes = connection
+            .prepare("SELECT node, sum(weight), sum(frames) FROM boots GROUP BY node HAVING sum(frames) > 0")?
+            .query_map([], |row| {
+                Ok((node_id(row, 0)?, Amount { bytes: unsigned(row, 1)?, frames: unsigned(row, 2)? }))
+            })?
+            .collect::<rusqlite::Result<HashMap<_, _>>>()?;
+        let all_bytes = nodes.values().map(|amount| amount.bytes).sum();
+        Ok(Self { nodes, all_bytes, open: HashMap::new(), open_all_bytes: all_bytes })
+    }
+
+    pub(super) fn all_bytes(&self) -> u64 {
+        self.open_all_bytes
+    }
+
+    pub(super) fn of(&self, node: &NodeId) -> Amount {
+        self.open.get(node).or_else(|| self.nodes.get(node)).copied().unwrap_or_default()
+    }
+
+    pub(super) fn add(&mut self, node: &NodeId, amount: Amount) {
+        let now = self.of(node);
+        self.open_all_bytes += amount.bytes;
+        let sum = Amount { bytes: now.bytes + amount.bytes, frames: now.frames + amount.frames };
+        self.open.insert(node.clone(), sum);
+    }
+
+    pub(super) fn subtract(&mut self, node: &NodeId, amount: Amount) {
+        let now = self.of(node);
+        self.open_all_bytes = self.open_all_bytes.saturating_sub(amount.bytes);
+        let rest = Amount {
+            bytes: now.bytes.saturating_sub(amount.bytes),
+            frames: now.frames.saturating_sub(amount.frames),
+        };
+        self.open.insert(node.clone(), rest);
+    }
+
+    /// Up to `limit` nodes of which more is kept than this.
+    pub(super) fn above(&self, most: Amount, limit: usize) -> Vec<NodeId> {
+        let is_above = |node: &&NodeId| self.of(node).is_above(most);
+        let new = self.open.keys().filter(|node| !self.nodes.contains_key(*node));
+        self.nodes.keys().chain(new).filter(is_above).take(limit).cloned().collect()
+    }
+
+    /// The open transaction came to nothing.
+    pub(super) fn roll_back(&mut self) {
+        self.open.clear();
+        self.open_all_bytes = self.all_bytes;
+    }
+
+    /// The open transaction is durable.
+    pub(super) fn commit(&mut self) {
+        for (node, amount) in self.open.drain() {
+            if amount.frames == 0 {
+                self.nodes.remove(&node);
+            } else {
+                self.nodes.insert(node, amount);
+            }
+        }
+        self.all_bytes = self.open_all_bytes;
+    }
+}
+
+impl Amount {
+    pub(super) fn is_above(self, most: Self) -> bool {
+        self.bytes > most.bytes || self.frames > most.frames
+    }
+}
