@@ -32,6 +32,10 @@ pub const DEFAULT_RING_EVENTS: usize = 4096;
 /// How much memory a user's replay ring may pin by default, in bytes, as told by `Fleet::event_bytes`.
 pub const DEFAULT_RING_BYTES: usize = 8 * 1024 * 1024;
 
+/// How much memory the events waiting in one subscription may pin by default, in bytes: a slow viewer of a busy terminal
+/// holds no more than this, and most of it is shared with other viewers.
+pub const DEFAULT_QUEUE_BYTES: usize = 16 * 1024 * 1024;
+
 /// How long a replay ring outlives its last subscriber by default: longer than a page reload or a proxy's reconnect.
 pub const DEFAULT_RING_LINGER: Duration = Duration::from_secs(60);
 
@@ -48,6 +52,9 @@ pub struct BusConfig {
     pub ring_events: usize,
     /// The most bytes that a user's replay ring pins.
     pub ring_bytes: usize,
+    /// The most bytes that one subscription's waiting events pin; beyond that the oldest is dropped, as it is beyond its
+    /// capacity.
+    pub queue_bytes: usize,
     /// How long a ring outlives its user's last subscriber.
     pub ring_linger: Duration,
     /// Where incarnations count from. Random, so that positions of another hub, or of an earlier life of this one, are
@@ -61,6 +68,7 @@ impl Default for BusConfig {
         Self {
             ring_events: DEFAULT_RING_EVENTS,
             ring_bytes: DEFAULT_RING_BYTES,
+            queue_bytes: DEFAULT_QUEUE_BYTES,
             ring_linger: DEFAULT_RING_LINGER,
             // The standard library's own random seed: a fixed default would make two hubs' positions look alike.
             incarnation: RandomState::new().hash_one(0_u8),

@@ -198,15 +198,14 @@ impl<F: Fleet> Registry<F> {
     /// longer. Only monotonic time counts. O(n) over the roll.
     pub fn expire(&self) -> Vec<Expired<F>> {
         let verdict = self.lease.lock().sweep(self.clock.monotonic_ms());
-        let silent: Vec<_> = self
-            .nodes
-            .iter()
-            .filter_map(|node| Some((node.silent(&verdict)?, Arc::clone(node.value()))))
-            .collect();
-        silent
+        // Over handles, not over the map: what a session lets go of must not be dropped under a shard's lock.
+        let nodes = self.nodes();
+        nodes
             .into_iter()
-            .filter(|(epoch, node)| node.expire(*epoch, &verdict))
-            .map(|(epoch, node)| Expired { node, epoch })
+            .filter_map(|node| {
+                let epoch = node.silent(&verdict)?;
+                node.expire(epoch, &verdict).then_some(Expired { node, epoch })
+            })
             .collect()
     }
 

@@ -4,13 +4,13 @@
 //! future and a `try_recv` on the same channel, so the wake-up is ours (an armed flag and a waker).
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::task::Waker;
 
 use flume::{Receiver, Sender, TrySendError};
 use parking_lot::Mutex;
 
-use super::{After, Counters, Delivery, SubscribeOptions};
+use super::{After, Counters, Delivery, Shared, SubscribeOptions};
 use crate::clock::Clock;
 
 /// The queue between publishers and one subscription. The handle that the reader has owns it; the bus holds it weakly.
@@ -20,6 +20,9 @@ pub(crate) struct Queue<E> {
     receiver: Receiver<Item<E>>,
     /// Orders publishers of different users; the reader never takes it to read.
     gate: Mutex<Gate>,
+    /// What the items in the channel pin in memory, and the one that is being pushed.
+    bytes: AtomicUsize,
+    max_bytes: usize,
     /// How many items the reader took, whatever they were: tells a slow reader from one that stands still.
     reads: AtomicU64,
     end: AtomicU8,
@@ -70,14 +73,17 @@ pub(super) enum Outcome {
 }
 
 impl<E> Queue<E> {
-    pub(super) fn new(id: u64, options: &SubscribeOptions, counters: Arc<Counters>) -> Self {
+    pub(super) fn new(id: u64, options: &SubscribeOptions, shared: &Shared) -> Self {
         let (sender, receiver) = flume::bounded(options.capacity.max(1));
+        let counters = Arc::clone(&shared.counters);
         counters.subscriptions.fetch_add(1, Ordering::Relaxed);
         Self {
             id,
             sender,
             receiver,
             gate: Mutex::new(Gate { next: 0, full: None, open: true }),
+            bytes: AtomicUsize::new(0),
+            max_bytes: shared.config.queue_bytes,
             reads: AtomicU64::new(0),
             end: AtomicU8::new(End::Open as u8),
             grace_ms: u64::try_from(options.grace.as_millis()).unwrap_or(u64::MAX),
@@ -90,7 +96,8 @@ impl<E> Queue<E> {
         self.id
     }
 
-    /// Hands over one event. Called under topic locks: only moves pointers, the rest goes to `after`.
+    /// Hands over one event, over the oldest ones where there is no room. Called under topic locks: only moves
+    /// pointers, the rest goes to `after`.
     pub(super) fn push(&self, delivery: &Delivery<E>, clock: &Clock, after: &mut After<E>) -> Outcome {
         {
             let mut gate = self.gate.lock();
@@ -99,26 +106,39 @@ impl<E> Queue<E> {
             }
             let mut item = Item { number: gate.next, delivery: delivery.clone() };
             gate.next += 1;
+            self.bytes.fetch_add(delivery.bytes, Ordering::Relaxed);
             let mut judged = false;
-            while let Err(TrySendError::Full(back) | TrySendError::Disconnected(back)) =
-                self.sender.try_send(item)
-            {
+            while let Err(refused) = self.try_send(item) {
                 if !judged && self.stands_still(&mut gate, clock) {
-                    after.waste.push(back.delivery);
-                    self.counters.missed.fetch_add(1, Ordering::Relaxed);
+                    self.lose(refused, after);
                     self.finish(&mut gate, End::Stagnant, after);
                     return Outcome::ClosedStagnant;
                 }
                 judged = true;
-                item = back;
+                item = refused;
                 if let Ok(oldest) = self.receiver.try_recv() {
-                    self.counters.missed.fetch_add(1, Ordering::Relaxed);
-                    after.waste.push(oldest.delivery);
+                    self.lose(oldest, after);
                 }
             }
         }
         self.wake.take_into(&mut after.wakers);
         Outcome::Alive
+    }
+
+    /// Stores an item whose bytes are counted already, if there is room for it.
+    fn try_send(&self, item: Item<E>) -> Result<(), Item<E>> {
+        // A single event may be larger than the bound.
+        let too_many = self.bytes.load(Ordering::Relaxed) > self.max_bytes && !self.receiver.is_empty();
+        if too_many {
+            return Err(item);
+        }
+        self.sender.try_send(item).map_err(TrySendError::into_inner)
+    }
+
+    fn lose(&self, item: Item<E>, after: &mut After<E>) {
+        self.bytes.fetch_sub(item.delivery.bytes, Ordering::Relaxed);
+        self.counters.missed.fetch_add(1, Ordering::Relaxed);
+        after.waste.push(item.delivery);
     }
 
     /// Closes the queue if it has been full and unread for its grace. For topics where nothing is published.
@@ -127,7 +147,9 @@ impl<E> Queue<E> {
         if !gate.open {
             return Outcome::Dead;
         }
-        if self.receiver.is_full() && self.stands_still(&mut gate, clock) {
+        let reads = self.reads.load(Ordering::Acquire);
+        let still_full = gate.full.is_some_and(|full| full.reads == reads) || self.receiver.is_full();
+        if still_full && self.stands_still(&mut gate, clock) {
             self.finish(&mut gate, End::Stagnant, after);
             return Outcome::ClosedStagnant;
         }
@@ -162,12 +184,10 @@ impl<E> Queue<E> {
         if end == End::Stagnant {
             self.counters.closed_stagnant.fetch_add(1, Ordering::Relaxed);
         }
-        if end != End::Shutdown {
-            let waiting = self.receiver.drain();
-            if end == End::Stagnant {
-                self.counters.missed.fetch_add(waiting.len() as u64, Ordering::Relaxed);
-            }
-            after.waste.extend(waiting.map(|item| item.delivery));
+        match end {
+            End::Stagnant => self.receiver.drain().for_each(|item| self.lose(item, after)),
+            End::Dropped => after.waste.extend(self.receiver.drain().map(|item| item.delivery)),
+            End::Open | End::Shutdown => {}
         }
         self.wake.take_into(&mut after.wakers);
     }
@@ -195,6 +215,7 @@ impl<E> Queue<E> {
     /// The reader's side: the next item's number and event. One reader at a time.
     pub(super) fn pop(&self) -> Option<(u64, Delivery<E>)> {
         let item = self.receiver.try_recv().ok()?;
+        self.bytes.fetch_sub(item.delivery.bytes, Ordering::Relaxed);
         self.reads.fetch_add(1, Ordering::Release);
         Some((item.number, item.delivery))
     }

@@ -11,7 +11,7 @@ use parking_lot::{Condvar, Mutex};
 use thiserror::Error;
 
 use super::queue::End;
-use super::{After, Delivery, Queue, Shared, SubscribeOptions};
+use super::{After, Delivery, Position, Queue, Shared, SubscribeOptions};
 use crate::clock::Clock;
 use crate::id::NodeId;
 
@@ -24,6 +24,7 @@ pub struct Subscription<E> {
     held: Option<Delivery<E>>,
     /// The number of the queue's next item, if nothing is lost.
     expected: u64,
+    position: Position,
     missed_total: u64,
     floors: Option<Floors>,
     closed: Option<Closed>,
@@ -67,10 +68,11 @@ struct Floors {
 impl<E> Subscription<E> {
     pub(crate) fn new(shared: &Shared, options: &SubscribeOptions) -> Self {
         Self {
-            queue: Arc::new(Queue::new(shared.next_subscription(), options, Arc::clone(&shared.counters))),
+            queue: Arc::new(Queue::new(shared.next_subscription(), options, shared)),
             backlog: VecDeque::new(),
             held: None,
             expected: 0,
+            position: Position::default(),
             missed_total: 0,
             floors: None,
             closed: None,
@@ -81,7 +83,9 @@ impl<E> Subscription<E> {
         &self.queue
     }
 
-    pub(crate) fn set_backlog(&mut self, backlog: VecDeque<Delivery<E>>) {
+    /// Where it starts: after this position, with these events.
+    pub(crate) fn start(&mut self, position: Position, backlog: VecDeque<Delivery<E>>) {
+        self.position = position;
         self.backlog = backlog;
     }
 
@@ -101,7 +105,7 @@ impl<E> Subscription<E> {
     /// [`Closed`], on every call from then on.
     pub fn try_recv(&mut self) -> Result<Option<Received<E>>, Closed> {
         if let Some(delivery) = self.backlog.pop_front().or_else(|| self.held.take()) {
-            return Ok(Some(Received::Event(delivery)));
+            return Ok(Some(self.hand_out(delivery)));
         }
         if let Some(closed) = self.closed {
             return Err(closed);
@@ -121,9 +125,14 @@ impl<E> Subscription<E> {
                 return Ok(Some(Received::Lagged { missed }));
             }
             if !shown {
-                return Ok(Some(Received::Event(delivery)));
+                return Ok(Some(self.hand_out(delivery)));
             }
         }
+    }
+
+    fn hand_out(&mut self, delivery: Delivery<E>) -> Received<E> {
+        self.position = delivery.resume_position();
+        Received::Event(delivery)
     }
 
     /// Waits for the next event or loss. Dropping the future loses nothing.
@@ -167,6 +176,14 @@ impl<E> Subscription<E> {
             };
             bell.wait(left);
         }
+    }
+
+    /// Where the reader is, to resume from: at the last event that it was handed, and before the first where it
+    /// started. Means nothing for a subscription to several users, and nothing can be resumed while its incarnation
+    /// is 0.
+    #[must_use]
+    pub const fn position(&self) -> Position {
+        self.position
     }
 
     /// How many events this reader was told it missed.

@@ -48,6 +48,8 @@ pub(crate) struct Draft<E> {
 /// What a resumed reader is given.
 pub(crate) struct Resumed<E> {
     pub(crate) resume: Resume,
+    /// Where the reader goes on.
+    pub(crate) position: Position,
     pub(crate) backlog: VecDeque<Delivery<E>>,
 }
 
@@ -133,11 +135,13 @@ impl<E> UserTopic<E> {
         let kept = state.ring.as_ref().filter(|_| known).and_then(|ring| ring.after(since.position));
         match kept {
             Some(backlog) => {
-                Resumed { resume: Resume::Recovered { replayed: backlog.len() as u64 }, backlog }
+                let replayed = backlog.len() as u64;
+                Resumed { resume: Resume::Recovered { replayed }, position: since, backlog }
             }
             None => {
                 let missed = known.then(|| state.position - since.position);
-                Resumed { resume: Resume::Gap { missed }, backlog: VecDeque::new() }
+                let position = Position { incarnation: state.incarnation, position: state.position };
+                Resumed { resume: Resume::Gap { missed }, position, backlog: VecDeque::new() }
             }
         }
     }

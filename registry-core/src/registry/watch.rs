@@ -1,6 +1,6 @@
 //! The registry's side of the bus: publish, subscribe, resume, watch, sweep.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -43,9 +43,10 @@ impl<F: Fleet> Registry<F> {
     #[must_use = "dropping a subscription ends it"]
     #[allow(clippy::needless_pass_by_value, reason = "options and interests are made for one call")]
     pub fn subscribe(&self, interest: Interest, options: SubscribeOptions) -> Subscription<F::Event> {
-        let subscription = Subscription::new(&self.bus, &options);
+        let mut subscription = Subscription::new(&self.bus, &options);
         for user in &interest.users {
-            self.join_user(user, subscription.queue());
+            let position = self.join_user(user, subscription.queue());
+            subscription.start(position, VecDeque::new());
         }
         for node in interest.nodes {
             self.join_node(node, subscription.queue());
@@ -67,7 +68,7 @@ impl<F: Fleet> Registry<F> {
             let roll = self.users.entry(user.clone()).or_insert_with(UserRoll::new);
             roll.topic().rejoin(subscription.queue(), since, &self.bus)
         };
-        subscription.set_backlog(resumed.backlog);
+        subscription.start(resumed.position, resumed.backlog);
         (self.admit(subscription), resumed.resume)
     }
 
@@ -86,6 +87,7 @@ impl<F: Fleet> Registry<F> {
     ) -> (Vec<T>, Position, Subscription<F::Event>) {
         let mut subscription = Subscription::new(&self.bus, &options);
         let position = self.join_user(user, subscription.queue());
+        subscription.start(position, VecDeque::new());
         let nodes = self.nodes_of(user);
         let mut revs = HashMap::with_capacity(nodes.len());
         let mut shown = Vec::with_capacity(nodes.len());
