@@ -11,7 +11,6 @@ use crate::node::Node;
 /// Nodes that changed since they were last taken: each once, however often it changed.
 ///
 /// Bounded by the number of nodes, whatever happens to the store behind the flusher.
-#[derive(Debug)]
 pub(crate) struct DirtySet<F: Fleet> {
     nodes: Mutex<Vec<Arc<Node<F>>>>,
 }

@@ -68,7 +68,6 @@ pub struct Claim {
 }
 
 /// A granted attachment.
-#[derive(Debug)]
 pub struct Attached<F: Fleet> {
     /// The new session.
     pub session: Arc<Session<F>>,
@@ -328,6 +327,16 @@ fn close<F: Fleet>(session: Option<Arc<Session<F>>>, reason: CloseReason) -> boo
         session.outbox().close(reason);
         true
     })
+}
+
+impl<F: Fleet> fmt::Debug for Attached<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Attached")
+            .field("session", &self.session)
+            .field("displaced", &self.displaced)
+            .field("clone_suspected", &self.clone_suspected)
+            .finish()
+    }
 }
 
 impl<F: Fleet> fmt::Debug for Node<F> {

@@ -80,7 +80,6 @@ pub enum RegisterError {
 }
 
 /// A session that was ended because its node was silent.
-#[derive(Debug)]
 pub struct Expired<F: Fleet> {
     /// The node, now detached.
     pub node: Arc<Node<F>>,
@@ -232,6 +231,12 @@ impl<F: Fleet> Registry<F> {
         // Everything that is added is added under the entry's guard, so an idle roll stays idle in here.
         let forgotten = self.users.remove_if(user, |_, roll| roll.is_idle());
         drop(forgotten);
+    }
+}
+
+impl<F: Fleet> fmt::Debug for Expired<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Expired").field("node", &self.node).field("epoch", &self.epoch).finish()
     }
 }
 

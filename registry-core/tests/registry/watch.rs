@@ -1,0 +1,130 @@
+//! A snapshot and the events after it: nothing lost, nothing doubled, whatever goes on meanwhile.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use registry_core::{NodeId, Received, Registry, SubscribeOptions, Subscription};
+
+use super::{DEADLINE, Numbers, add, in_time, registry, tell, user};
+
+const NODES: u64 = 6;
+
+/// What a reader knows of a node: its rev and its state.
+type View = HashMap<NodeId, (u64, u64)>;
+
+fn look(registry: &Registry<Numbers>) -> (View, Subscription<u64>) {
+    let options = SubscribeOptions { capacity: 1_000_000, ..SubscribeOptions::default() };
+    let (shown, _, events) =
+        registry.watch(&user("u"), options, |node, rev| (node.id().clone(), (rev, *node.meta())));
+    (shown.into_iter().collect(), events)
+}
+
+/// Takes events over a snapshot until the view shows these revs. Each rev must come exactly once, in order.
+fn follow(view: &mut View, events: &mut Subscription<u64>, until: &HashMap<NodeId, u64>) {
+    while until.iter().any(|(node, rev)| view.get(node).is_none_or(|(seen, _)| seen < rev)) {
+        match events.recv_timeout(DEADLINE).unwrap().expect("a hole: an event did not come") {
+            Received::Event(delivery) => {
+                let (rev, state) = view.entry(delivery.node.clone()).or_insert((0, 0));
+                assert_eq!(delivery.rev, *rev + 1, "a hole or a double at {}", delivery.node);
+                (*rev, *state) = (delivery.rev, *delivery.event);
+            }
+            Received::Lagged { missed } => panic!("{missed} missed"),
+        }
+    }
+    assert!(matches!(events.try_recv(), Ok(None)), "something comes twice");
+}
+
+#[test]
+fn events_over_a_snapshot_give_the_final_state() {
+    in_time(|| {
+        for _ in 0..20 {
+            let (registry, _) = registry();
+            let nodes: Vec<_> = (0..NODES).map(|i| add(&registry, &format!("n{i}"), "u")).collect();
+            let over = AtomicBool::new(false);
+            let mut views = Vec::new();
+            thread::scope(|scope| {
+                for writer in 0..2 {
+                    let (registry, nodes, over) = (&registry, &nodes, &over);
+                    scope.spawn(move || {
+                        let mut change = writer;
+                        while !over.load(Ordering::Relaxed) {
+                            let node = &nodes[(change / 2 % NODES) as usize];
+                            node.set_meta(Arc::new(change));
+                            registry.publish(node, |_| *node.meta());
+                            change += 2;
+                            if change % 64 < 2 {
+                                thread::yield_now();
+                            }
+                        }
+                    });
+                }
+                for _ in 0..25 {
+                    views.push(look(&registry));
+                    thread::yield_now();
+                }
+                over.store(true, Ordering::Relaxed);
+            });
+            let revs = nodes.iter().map(|node| (node.id().clone(), node.rev())).collect();
+            for (mut view, mut events) in views {
+                follow(&mut view, &mut events, &revs);
+                for node in &nodes {
+                    assert_eq!(
+                        view[node.id()],
+                        (node.rev(), *node.meta()),
+                        "the last event shows the latest state"
+                    );
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn nodes_that_come_while_a_reader_looks_are_shown_or_told() {
+    in_time(|| {
+        for _ in 0..100 {
+            let (registry, _) = registry();
+            let views: Vec<_> = thread::scope(|scope| {
+                let adding = scope.spawn(|| {
+                    for i in 0..50 {
+                        let node = add(&registry, &format!("n{i}"), "u");
+                        tell(&registry, &node, i);
+                    }
+                });
+                let views = (0..10).map(|_| look(&registry)).collect();
+                adding.join().unwrap();
+                views
+            });
+            let revs = registry.nodes().iter().map(|node| (node.id().clone(), 1)).collect();
+            for (mut view, mut events) in views {
+                follow(&mut view, &mut events, &revs);
+                assert_eq!(view.len(), 50);
+            }
+        }
+    });
+}
+
+#[test]
+fn what_the_snapshot_shows_does_not_come_again_and_a_return_is_not_mistaken_for_it() {
+    let (registry, _) = registry();
+    let node = add(&registry, "n", "u");
+    (0..5).for_each(|event| _ = tell(&registry, &node, event));
+    let options = SubscribeOptions::default();
+    // An event published from within the look, for a node that was shown already and for one that was not yet.
+    let other = add(&registry, "o", "u");
+    let (shown, _, mut events) = registry.watch(&user("u"), options, |shown, rev| {
+        if shown.id() == node.id() {
+            tell(&registry, &node, 10);
+            tell(&registry, &other, 20);
+        }
+        rev
+    });
+    assert_eq!(shown, [5, 1]);
+    assert_eq!(super::drain(&mut events), [10]);
+    registry.remove("n");
+    let back = add(&registry, "n", "u");
+    tell(&registry, &back, 30);
+    assert_eq!(super::drain(&mut events), [30]);
+}
