@@ -62,6 +62,9 @@ pub const MAX_PENDING_RESETS: usize = 20;
 pub const MAX_ERROR_RESETS: usize = 128;
 /// How often a quiet HTTP/2 peer is asked whether it is there, and how long it may take to answer.
 pub const KEEP_ALIVE: Duration = Duration::from_secs(10);
+/// How long connections may take to end by themselves: streams end at once when the hub drains, and requests take
+/// less; a process manager that waits 10 s must not be kept waiting by a peer that hangs.
+pub const DRAIN: Duration = Duration::from_secs(3);
 /// How long to wait before accepting again when the system has no file descriptor to give.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How often the same complaint is logged; the metrics count every one.
@@ -117,7 +120,7 @@ impl Limits {
             header_deadline: HEADER_DEADLINE,
             first_request_deadline: FIRST_REQUEST_DEADLINE,
             write_stall: WRITE_STALL,
-            drain: Duration::from_secs(10),
+            drain: DRAIN,
         }
     }
 }
@@ -179,7 +182,11 @@ pub async fn serve<S, B>(
     drop(listener);
     tasks.close();
     if tokio::time::timeout(limits.drain, tasks.wait()).await.is_err() {
-        tracing::info!(port = kind.as_str(), connections = tasks.len(), "closing connections that did not end in time");
+        tracing::info!(
+            port = kind.as_str(),
+            connections = tasks.len(),
+            "closing connections that did not end in time"
+        );
         abort.cancel();
         tasks.wait().await;
     }
@@ -212,7 +219,10 @@ impl Port {
         let label = PortLabel { port: self.kind.as_str() };
         self.metrics.connections.get_or_create(&label).inc();
         self.metrics.connections_accepted_total.get_or_create(&label).inc();
-        Some(Seat { port: Arc::clone(self), pending: Arc::new(Mutex::new(Some(Pending(Arc::clone(self), address)))) })
+        Some(Seat {
+            port: Arc::clone(self),
+            pending: Arc::new(Mutex::new(Some(Pending(Arc::clone(self), address)))),
+        })
     }
 
     fn add_pending(&self, address: IpAddr) -> bool {

@@ -6,6 +6,7 @@
 //! or sees one twice, however slow it is, and a slow one costs the hub no memory.
 
 pub mod digest;
+pub mod plain;
 mod reader;
 
 use std::pin::Pin;
