@@ -19,7 +19,17 @@ impl Fleet for MusterFleet {
     type Command = Command;
     type Meta = NodeMeta;
     type Stats = Stats;
+
+    fn event_bytes(event: &Event) -> usize {
+        match event {
+            Event::Output(seen) => seen.frames.iter().map(|frame| frame.weight()).sum(),
+            _ => NOMINAL_EVENT_BYTES,
+        }
+    }
 }
+
+/// What an event without output counts for: a view of a node with its labels.
+const NOMINAL_EVENT_BYTES: usize = 1024;
 
 /// A node of this fleet.
 pub type Node = registry_core::Node<MusterFleet>;

@@ -116,7 +116,7 @@ pub async fn run(
     servers.spawn(listen::serve(
         http_listener,
         PortKind::Http,
-        http::router(&hub),
+        http::router(&hub, addresses.http),
         Limits::of(PortKind::Http),
         Arc::clone(&hub.metrics),
         closing.clone(),

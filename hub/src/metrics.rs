@@ -181,6 +181,11 @@ impl Metrics {
         self.tasks_ended_total.get_or_create(&OutcomeLabel { outcome }).inc();
     }
 
+    /// Counts a connection or stream that broke its protocol.
+    pub fn malformed(&self, port: &'static str) {
+        self.malformed_total.get_or_create(&PortLabel { port }).inc();
+    }
+
     /// Counts a connection that was closed unserved.
     pub fn connection_refused(&self, port: &'static str, reason: &'static str) {
         self.connections_refused_total.get_or_create(&PortReasonLabels { port, reason }).inc();

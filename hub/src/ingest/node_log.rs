@@ -364,8 +364,10 @@ impl State {
                 let kind = FrameKind::Gap { last_seq: None, reason: GapReason::AgentLost };
                 let gap = Frame { seq: run.accepted + 1, at_unix_ms: now_unix_ms, task: None, kind };
                 // The bound does not apply to a mark of a few bytes: room is made for it.
-                marks += gap.weight();
-                run.pending.push_mark(Arc::new(gap));
+                let weight = gap.weight();
+                if run.pending.push_mark(Arc::new(gap)).is_ok() {
+                    marks += weight;
+                }
             }
         }
         marks

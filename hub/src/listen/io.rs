@@ -103,7 +103,11 @@ impl<T> Guarded<T> {
 }
 
 impl<T: AsyncRead + Unpin> AsyncRead for Guarded<T> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        out: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         let me = &mut *self;
         if me.from < me.to {
             let n = out.remaining().min(me.to - me.from);
@@ -173,7 +177,8 @@ mod tests {
     #[tokio::test]
     async fn a_peer_that_does_not_read_is_noticed() {
         let (_far, near) = tokio::io::duplex(8);
-        let mut guarded = Guarded::new(near, [0; HTTP2_PREFACE.len()], 0).with_write_stall(Duration::from_millis(50));
+        let mut guarded =
+            Guarded::new(near, [0; HTTP2_PREFACE.len()], 0).with_write_stall(Duration::from_millis(50));
         let error = guarded.write_all(&[0; 100]).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
     }

@@ -77,6 +77,17 @@ impl Tail {
         Ok(())
     }
 
+    /// Adds the mark with which a boot ends, whatever the bound: it weighs next to nothing and must not be refused.
+    ///
+    /// # Errors
+    /// [`TailError`] when it does not follow.
+    pub fn push_mark(&mut self, mark: Arc<Frame>) -> Result<(), TailError> {
+        self.check_follows(&mark)?;
+        let weight = mark.weight();
+        self.append(mark, weight);
+        Ok(())
+    }
+
     /// Adds the frame that follows the last one and drops the oldest until there is room for it. Returns how many
     /// were dropped.
     ///
