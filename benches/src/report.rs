@@ -1,0 +1,197 @@
+//! What was measured: rows in `results/latest.json`, and the table that is printed.
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use anyhow::{Context as _, Result};
+use serde::{Deserialize, Serialize};
+
+/// One figure, beside a peer's where there is one.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Row {
+    /// What it is about: `output`, `fanout`, `idle`, `comeback`, `core`.
+    pub area: String,
+    /// Which way through it, with its parameters.
+    pub path: String,
+    /// The median over the rounds.
+    pub ours: f64,
+    /// Who is measured beside it in the same run.
+    pub peer: Option<String>,
+    /// The peer's figure.
+    pub peer_value: Option<f64>,
+    /// The unit of both.
+    pub unit: String,
+    /// `ours / peer_value`.
+    pub ratio: Option<f64>,
+    /// The ratio or figure that is wanted, in words.
+    pub goal: Option<String>,
+    /// Whether it was reached.
+    pub met: Option<bool>,
+}
+
+impl Row {
+    /// A figure without a peer: the median of what the rounds gave.
+    #[must_use]
+    pub fn alone(area: &str, path: impl Into<String>, rounds: &[f64], unit: &str) -> Self {
+        Self {
+            area: area.to_owned(),
+            path: path.into(),
+            ours: rounded(median(rounds)),
+            peer: None,
+            peer_value: None,
+            unit: unit.to_owned(),
+            ratio: None,
+            goal: None,
+            met: None,
+        }
+    }
+}
+
+/// Everything measured so far on one machine.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    /// Where, in words.
+    pub machine: String,
+    /// The day of the latest run.
+    pub measured_on: String,
+    /// One figure each.
+    pub rows: Vec<Row>,
+}
+
+impl Report {
+    /// What an earlier run left, or nothing.
+    ///
+    /// # Errors
+    /// When there is a file and it is not a report.
+    pub fn load(path: &Path) -> Result<Self> {
+        match std::fs::read_to_string(path) {
+            Ok(text) => {
+                serde_json::from_str(&text).with_context(|| format!("{} is no report", path.display()))
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Self::default()),
+            Err(error) => Err(error).with_context(|| path.display().to_string()),
+        }
+    }
+
+    /// Puts new rows in the place of all that the same areas had.
+    pub fn replace(&mut self, rows: Vec<Row>) {
+        self.rows.retain(|old| rows.iter().all(|new| new.area != old.area));
+        self.rows.extend(rows);
+        self.rows.sort_by(|a, b| a.area.cmp(&b.area));
+    }
+
+    /// Writes it.
+    ///
+    /// # Errors
+    /// Whatever the file system says.
+    pub fn save(&self, path: &Path) -> Result<()> {
+        if let Some(folder) = path.parent() {
+            std::fs::create_dir_all(folder)?;
+        }
+        std::fs::write(path, serde_json::to_string_pretty(self)? + "\n")
+            .with_context(|| path.display().to_string())
+    }
+}
+
+/// Rows as a table for a terminal.
+#[must_use]
+pub fn table(rows: &[Row]) -> String {
+    let width = |text: fn(&Row) -> &str| rows.iter().map(|row| text(row).chars().count()).max().unwrap_or(0);
+    let (areas, paths) = (width(|row| &row.area), width(|row| &row.path));
+    let mut out = String::new();
+    for row in rows {
+        let Row { area, path, ours, unit, .. } = row;
+        // Writing to a string cannot fail.
+        let _ = write!(out, "{area:areas$}  {path:paths$}  {ours:>10} {unit}");
+        if let (Some(peer), Some(value), Some(ratio)) = (&row.peer, row.peer_value, row.ratio) {
+            let _ = write!(out, "   {peer} {value} (ratio {ratio})");
+        }
+        out.push('\n');
+    }
+    out
+}
+
+/// Shows something to whoever started the driver.
+#[allow(clippy::print_stdout, reason = "the driver's one way to its user")]
+pub fn say(text: &str) {
+    println!("{text}");
+}
+
+/// The middle one, or the mean of the middle two. NaN for nothing.
+#[must_use]
+pub fn median(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    match (sorted.len(), sorted.len() / 2) {
+        (0, _) => f64::NAN,
+        (len, half) if len % 2 == 1 => sorted[half],
+        (_, half) => f64::midpoint(sorted[half - 1], sorted[half]),
+    }
+}
+
+/// The value below which `part` (0 to 1) of the values are; sorts them. Zero for nothing.
+#[must_use]
+pub fn quantile(values: &mut [u32], part: f64) -> u32 {
+    values.sort_unstable();
+    #[allow(
+        clippy::cast_precision_loss,
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "an index"
+    )]
+    let at = ((values.len() as f64 * part) as usize).min(values.len().saturating_sub(1));
+    values.get(at).copied().unwrap_or(0)
+}
+
+/// Three significant digits: more would be noise.
+fn rounded(value: f64) -> f64 {
+    if value == 0.0 || !value.is_finite() {
+        return value;
+    }
+    #[allow(clippy::cast_possible_truncation, reason = "an exponent")]
+    let digits = 2 - value.abs().log10().floor() as i32;
+    let scale = 10_f64.powi(digits);
+    // Divided and not multiplied where the scale is below one, so that the text stays short.
+    if digits >= 0 {
+        (value * scale).round() / scale
+    } else {
+        (value / 10_f64.powi(-digits)).round() * 10_f64.powi(-digits)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn medians_quantiles_and_digits() {
+        assert_eq!(median(&[3.0, 1.0, 2.0]), 2.0);
+        assert_eq!(median(&[4.0, 1.0]), 2.5);
+        assert!(median(&[]).is_nan());
+        let mut values: Vec<u32> = (0..100).rev().collect();
+        assert_eq!((quantile(&mut values, 0.5), quantile(&mut values, 0.99)), (50, 99));
+        assert_eq!(quantile(&mut [], 0.5), 0);
+        assert_eq!((rounded(1234.5), rounded(0.012_345), rounded(0.0)), (1230.0, 0.0123, 0.0));
+    }
+
+    #[test]
+    fn a_run_replaces_only_its_own_areas() {
+        let mut report = Report::default();
+        report
+            .replace(vec![Row::alone("idle", "a", &[1.0], "KiB"), Row::alone("output", "b", &[2.0], "MB/s")]);
+        report.replace(vec![Row::alone("idle", "c", &[3.0], "KiB")]);
+        let paths: Vec<_> = report.rows.iter().map(|row| row.path.as_str()).collect();
+        assert_eq!(paths, ["c", "b"]);
+        let again: Report = serde_json::from_str(&serde_json::to_string(&report).unwrap()).unwrap();
+        assert_eq!(again, report);
+    }
+
+    #[test]
+    fn rows_without_a_peer_say_null() {
+        let json = serde_json::to_value(Row::alone("idle", "a", &[1.0], "KiB")).unwrap();
+        for key in ["peer", "peer_value", "ratio", "goal", "met"] {
+            assert!(json[key].is_null(), "{key}");
+        }
+        assert_eq!(table(&[Row::alone("idle", "a", &[1.0], "KiB")]), "idle  a           1 KiB\n");
+    }
+}
