@@ -2,7 +2,7 @@
 
 use memchr::{memchr2, memchr3};
 
-use super::machine::{BEL, C2, CAN, DEL, ESC, Machine, ST, State, SUB};
+use super::machine::{BEL, C2, CAN, DEL, ESC, Machine, ST, SUB, State};
 
 /// Bytes looked at together: a loop over a fixed number of them becomes vector code on every target.
 const BLOCK: usize = 64;
@@ -29,8 +29,8 @@ pub(super) fn is_clean(input: &[u8]) -> bool {
 /// Takes a run of text and the sequence behind it; returns how many bytes that was.
 fn text(machine: &mut Machine, rest: &[u8], out: &mut Vec<u8>) -> usize {
     let mut run = clean_run(rest);
-    // A C2 whose fellow is not in sight, or is taken out: the machine must know of it.
-    if run > 0 && rest[run - 1] == C2 {
+    // C2s whose fellow is not in sight, or is taken out: the machine must know of them.
+    while run > 0 && rest[run - 1] == C2 {
         run -= 1;
     }
     out.extend_from_slice(&rest[..run]);

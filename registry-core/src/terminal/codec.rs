@@ -400,7 +400,8 @@ mod tests {
         let data = || prop::collection::vec(any::<u8>(), 0..300).prop_map(Bytes::from);
         let stream = prop::sample::select(vec![Stream::Stdout, Stream::Stderr, Stream::Pty]);
         let outcome = prop::sample::select(TaskOutcome::ALL.to_vec());
-        let reasons = vec![GapReason::SpoolFull, GapReason::LogLost, GapReason::AgentLost, GapReason::Retention];
+        let reasons =
+            vec![GapReason::SpoolFull, GapReason::LogLost, GapReason::AgentLost, GapReason::Retention];
         let end = (outcome, any::<Option<u32>>(), any::<Option<u32>>(), ".{0,40}", any::<u64>());
         prop_oneof![
             (any::<u32>(), any::<bool>()).prop_map(|(pid, pty)| FrameKind::Started { pid, pty }),

@@ -5,7 +5,8 @@ use registry_core::ansi::Counters;
 
 /// What remains of `input`, and what was met, when strings are given up after `cap` bytes of body.
 pub(crate) fn strip(input: &[u8], cap: usize) -> (Vec<u8>, Counters) {
-    let mut oracle = Oracle { input, cap, out: Vec::new(), counters: Counters::default() };
+    let (out, counters) = (Vec::new(), Counters::default());
+    let mut oracle = Oracle { input, cap, out, counters, string: false };
     let mut at = 0;
     while at < input.len() {
         at = oracle.next(at);
@@ -18,6 +19,8 @@ struct Oracle<'a> {
     cap: usize,
     out: Vec<u8>,
     counters: Counters,
+    /// The ESC that comes next stands in a string.
+    string: bool,
 }
 
 /// Each method takes what begins at `at` and returns where the next thing begins.
@@ -28,7 +31,7 @@ impl Oracle<'_> {
 
     fn next(&mut self, at: usize) -> usize {
         match (self.input[at], self.byte(at + 1)) {
-            (0x1B, _) => self.escape(at + 1, false),
+            (0x1B, _) => self.escape(at + 1),
             (0xC2, Some(0x9B)) => self.csi(at + 2),
             (0xC2, Some(0x80..=0x9F)) => {
                 self.counters.dropped_controls += 1;
@@ -53,8 +56,9 @@ impl Oracle<'_> {
         }
     }
 
-    /// Behind an ESC; `string` says that it stands in a string.
-    fn escape(&mut self, mut at: usize, string: bool) -> usize {
+    /// Behind an ESC.
+    fn escape(&mut self, mut at: usize) -> usize {
+        let string = std::mem::take(&mut self.string);
         while let Some(control @ (0x00..=0x17 | 0x19 | 0x1C..=0x1F | 0x7F)) = self.byte(at) {
             self.character(control);
             at += 1;
@@ -112,7 +116,10 @@ impl Oracle<'_> {
                     self.counters.aborted_strings += 1;
                     return at;
                 }
-                Some(0x1B) => return self.string_escape(at),
+                Some(0x1B) => {
+                    self.string = true;
+                    return at;
+                }
                 Some(0x18 | 0x1A) => {
                     self.counters.aborted_strings += 1;
                     return at + 1;
@@ -127,10 +134,5 @@ impl Oracle<'_> {
             }
             at += 1;
         }
-    }
-
-    /// An ESC in a string.
-    fn string_escape(&mut self, at: usize) -> usize {
-        self.escape(at + 1, true)
     }
 }
