@@ -1,5 +1,7 @@
 //! The SQLite back end, held to the contract of the stores and to what can happen to files.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by it")]
+
 #[path = "store_contract/bed.rs"]
 mod bed;
 #[path = "store_contract/records.rs"]

@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use async_trait::async_trait;
 use registry_core::{Clock, Cursor, NodeId};
+use rusqlite::Connection;
 
 use self::batch::{LogBatch, LogJob, Slice};
 use self::totals::Totals;
@@ -42,7 +43,10 @@ impl SqliteTerminalLog {
     /// [`StoreError::TooNew`](crate::store::StoreError::TooNew) for a file that a newer Muster made;
     /// [`StoreError::Failed`](crate::store::StoreError::Failed) when it cannot be used.
     pub fn open(path: &Path, clock: Clock) -> StoreResult<Self> {
-        let connection = open_writer(path, SCHEMA)?;
+        Self::start(path, open_writer(path, SCHEMA)?, clock)
+    }
+
+    fn start(path: &Path, connection: Connection, clock: Clock) -> StoreResult<Self> {
         let totals = Totals::load(&connection).map_err(failed)?;
         let readers = Readers::open(path)?;
         let total_bytes = Arc::new(AtomicU64::new(totals.all_bytes()));
@@ -107,5 +111,43 @@ impl TerminalLog for SqliteTerminalLog {
         // The writer last: only it can put the write-ahead log away, and only when nobody else has the file open.
         self.readers.close().await;
         self.writer.close().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use registry_core::{Boot, Frame, FrameKind, Stream};
+
+    use super::*;
+
+    fn run(first: u64, count: u64) -> FrameRun {
+        let frame = |seq| {
+            let kind = FrameKind::Output { stream: Stream::Pty, data: Bytes::from(vec![1; 60_000]) };
+            Arc::new(Frame { seq, at_unix_ms: 1, task: None, kind })
+        };
+        let frames = (first..first + count).map(frame).collect();
+        FrameRun { node: NodeId::new("n").unwrap(), boot: Boot(1), boot_id: [1; 16], frames }
+    }
+
+    #[tokio::test]
+    async fn a_full_disk_leaves_the_log_as_it_was() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("terminal.db");
+        let connection = open_writer(&path, SCHEMA).unwrap();
+        let pages: i64 = connection.pragma_query_value(None, "page_count", |row| row.get(0)).unwrap();
+        connection.pragma_update_and_check(None, "max_page_count", pages + 40, |_| Ok(())).unwrap();
+        let log = SqliteTerminalLog::start(&path, connection, Clock::system()).unwrap();
+
+        log.append(run(1, 1)).await.unwrap();
+        let before = (log.total_bytes(), log.heads().await.unwrap());
+        log.append(run(2, 50)).await.unwrap_err();
+        assert_eq!((log.total_bytes(), log.heads().await.unwrap()), before);
+        // Trimming makes room, and the same frames go on where they stopped.
+        log.append(run(2, 1)).await.unwrap();
+        let none = Retention { node_bytes: 0, node_frames: 0, age_ms: 0, total_bytes: 0 };
+        assert!(!log.trim(none, 1).await.unwrap());
+        log.append(run(3, 5)).await.unwrap();
+        assert_eq!(log.heads().await.unwrap()[0].last_seq, 7);
     }
 }

@@ -40,7 +40,10 @@ impl SqliteStore {
     /// # Errors
     /// [`StoreError::TooNew`] for a file that a newer Muster made; [`StoreError::Failed`] when it cannot be used.
     pub fn open(path: &Path, clock: Clock) -> StoreResult<Self> {
-        let connection = open_writer(path, SCHEMA)?;
+        Self::start(path, open_writer(path, SCHEMA)?, clock)
+    }
+
+    fn start(path: &Path, connection: Connection, clock: Clock) -> StoreResult<Self> {
         let hub_id = hub_id(&connection)?;
         let readers = Readers::open(path)?;
         let writer = Writer::start("muster-db", path, connection, RecordBatch, clock)?;
@@ -257,4 +260,35 @@ impl Batch for RecordBatch {
 
 fn run(connection: &Connection, statement: &str) -> rusqlite::Result<()> {
     connection.prepare_cached(statement)?.execute([]).map(|_changed| ())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(len: usize) -> AuditRow {
+        AuditRow {
+            at_unix_ms: 1,
+            principal: "p".into(),
+            action: "a".into(),
+            resource: "r".into(),
+            detail_json: "x".repeat(len),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_full_disk_fails_what_does_not_fit_and_nothing_after_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("muster.db");
+        let connection = open_writer(&path, SCHEMA).unwrap();
+        let pages: i64 = connection.pragma_query_value(None, "page_count", |row| row.get(0)).unwrap();
+        connection.pragma_update_and_check(None, "max_page_count", pages + 4, |_| Ok(())).unwrap();
+        let store = SqliteStore::start(&path, connection, Clock::system()).unwrap();
+
+        assert!(matches!(store.audit(line(1024 * 1024)).await, Err(StoreError::Failed(_))));
+        store.audit(line(10)).await.unwrap();
+        let stats = store.writer_stats();
+        assert_eq!((stats.failed_commits_total, stats.commits_total), (1, 1));
+        assert_eq!(store.nodes().await.unwrap(), []);
+    }
 }

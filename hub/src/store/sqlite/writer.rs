@@ -329,7 +329,7 @@ impl<B: Batch> Bench<B> {
                 "readers keep the write-ahead log from starting anew"
             ),
             Err(error) => {
-                tracing::warn!(writer = self.name, bytes, %error, "the write-ahead log cannot start anew")
+                tracing::warn!(writer = self.name, bytes, %error, "the write-ahead log cannot start anew");
             }
         }
     }

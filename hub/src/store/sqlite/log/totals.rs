@@ -20,10 +20,10 @@ pub(super) struct Amount {
 #[derive(Debug, Default)]
 pub(super) struct Totals {
     nodes: HashMap<NodeId, Amount>,
-    all_bytes: u64,
+    committed_bytes: u64,
     /// What the nodes that the open transaction touches have after it.
     open: HashMap<NodeId, Amount>,
-    open_all_bytes: u64,
+    all_bytes: u64,
 }
 
 impl Totals {
@@ -35,11 +35,11 @@ impl Totals {
             })?
             .collect::<rusqlite::Result<HashMap<_, _>>>()?;
         let all_bytes = nodes.values().map(|amount| amount.bytes).sum();
-        Ok(Self { nodes, all_bytes, open: HashMap::new(), open_all_bytes: all_bytes })
+        Ok(Self { nodes, committed_bytes: all_bytes, open: HashMap::new(), all_bytes })
     }
 
     pub(super) fn all_bytes(&self) -> u64 {
-        self.open_all_bytes
+        self.all_bytes
     }
 
     pub(super) fn of(&self, node: &NodeId) -> Amount {
@@ -48,14 +48,14 @@ impl Totals {
 
     pub(super) fn add(&mut self, node: &NodeId, amount: Amount) {
         let now = self.of(node);
-        self.open_all_bytes += amount.bytes;
+        self.all_bytes += amount.bytes;
         let sum = Amount { bytes: now.bytes + amount.bytes, frames: now.frames + amount.frames };
         self.open.insert(node.clone(), sum);
     }
 
     pub(super) fn subtract(&mut self, node: &NodeId, amount: Amount) {
         let now = self.of(node);
-        self.open_all_bytes = self.open_all_bytes.saturating_sub(amount.bytes);
+        self.all_bytes = self.all_bytes.saturating_sub(amount.bytes);
         let rest = Amount {
             bytes: now.bytes.saturating_sub(amount.bytes),
             frames: now.frames.saturating_sub(amount.frames),
@@ -73,7 +73,7 @@ impl Totals {
     /// The open transaction came to nothing.
     pub(super) fn roll_back(&mut self) {
         self.open.clear();
-        self.open_all_bytes = self.all_bytes;
+        self.all_bytes = self.committed_bytes;
     }
 
     /// The open transaction is durable.
@@ -85,7 +85,7 @@ impl Totals {
                 self.nodes.insert(node, amount);
             }
         }
-        self.all_bytes = self.open_all_bytes;
+        self.committed_bytes = self.all_bytes;
     }
 }
 
