@@ -31,6 +31,9 @@ pub struct Node<F: Fleet> {
     /// The newest session of this hub's life, ended or not. Changed only under `slot`.
     latest: ArcSwapOption<Session<F>>,
     slot: Mutex<Slot>,
+    /// Whether the slot is held, to be read without its lock. Not asked of the newest session: between its load and
+    /// the question, that one may have been taken over.
+    online: AtomicBool,
     /// The highest epoch granted: the slot's, to be read without its lock.
     epoch: AtomicU64,
     /// Until when the identity counts as cloned, in monotonic milliseconds.
@@ -102,6 +105,7 @@ impl<F: Fleet> Node<F> {
             meta: ArcSwap::new(seed.meta),
             latest: ArcSwapOption::empty(),
             slot: Mutex::new(Slot::new(seed.restored.epoch)),
+            online: AtomicBool::new(false),
             epoch: AtomicU64::new(seed.restored.epoch.0),
             restored: seed.restored,
             cloned_until_ms: AtomicU64::new(0),
@@ -165,7 +169,7 @@ impl<F: Fleet> Node<F> {
     /// Whether a session holds it.
     #[must_use]
     pub fn is_online(&self) -> bool {
-        self.latest.load().as_ref().is_some_and(|session| !session.is_ended())
+        self.online.load(Ordering::Acquire)
     }
 
     /// Whether it was taken off the roll. Handles outlive that; nothing can attach to them.
@@ -184,7 +188,13 @@ impl<F: Fleet> Node<F> {
     /// The session that holds it.
     #[must_use]
     pub fn session(&self) -> Option<Arc<Session<F>>> {
-        self.latest.load_full().filter(|session| !session.is_ended())
+        while self.is_online() {
+            // Ended and yet online: a newer one is there by now.
+            if let Some(session) = self.latest.load_full().filter(|session| !session.is_ended()) {
+                return Some(session);
+            }
+        }
+        None
     }
 
     /// Whether two live agents seem to share this identity: [`CLONE_RETURNS`] displaced agents took over again within
@@ -212,8 +222,9 @@ impl<F: Fleet> Node<F> {
             let session = Arc::new(Session::new(grant.epoch, &claim, outbox_capacity, stats, &self.clock));
             self.epoch.store(grant.epoch.0, Ordering::Release);
             self.cloned_until_ms.store(grant.cloned_until_ms, Ordering::Release);
-            // The new one first, so that no reader sees the node offline in between.
+            // The new one before the old one's end: whoever finds the newest ended while online finds another.
             self.latest.store(Some(Arc::clone(&session)));
+            self.online.store(true, Ordering::Release);
             let displaced = previous.as_ref().filter(|old| Some(old.epoch()) == grant.displaced).cloned();
             if let Some(old) = &displaced {
                 old.end();
@@ -302,6 +313,7 @@ impl<F: Fleet> Node<F> {
 
     /// Called under the slot's lock; the caller closes the outbox after it.
     fn end_latest(&self) -> Option<Arc<Session<F>>> {
+        self.online.store(false, Ordering::Release);
         let latest = self.latest.load_full();
         if let Some(session) = &latest {
             session.end();

@@ -1,7 +1,6 @@
 //! The newest session of a node is the only one that counts, whatever the older ones still do.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -10,7 +9,7 @@ use registry_core::{
     AttachError, CloseReason, Fenced, OutboxError, RegisterError, Restored, Session, SessionEpoch,
 };
 
-use super::{Numbers, add, claim, node_id, registry, user};
+use super::{Numbers, Over, add, claim, node_id, registry, user};
 
 #[derive(Clone, Debug)]
 enum Step {
@@ -141,11 +140,12 @@ fn a_stale_heartbeat_in_flight_never_shows_over_its_successor() {
     let node = add(&registry, "n", "u");
     for round in 0..300 {
         let old = node.attach(claim(1), 1).unwrap().session.epoch();
-        let over = AtomicBool::new(false);
+        let over = Over::default();
         thread::scope(|scope| {
+            let _over = over.set_on_drop();
             for _ in 0..2 {
                 scope.spawn(|| {
-                    while !over.load(Ordering::Relaxed) {
+                    while !over.is_set() {
                         let _ = node.heartbeat(old, Arc::new(0));
                         assert!(!node.detach(SessionEpoch(old.0 - 1)));
                     }
@@ -158,9 +158,28 @@ fn a_stale_heartbeat_in_flight_never_shows_over_its_successor() {
                 assert!(node.is_online());
                 assert!(!node.detach(old));
             }
-            over.store(true, Ordering::Relaxed);
         });
     }
+}
+
+#[test]
+fn a_takeover_never_shows_the_node_offline_or_without_stats() {
+    let (registry, _) = registry();
+    let node = add(&registry, "n", "u");
+    let first = node.attach(claim(1), 1).unwrap().session;
+    node.heartbeat(first.epoch(), Arc::new(7)).unwrap();
+    let over = Over::default();
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let _over = over.set_on_drop();
+            (0..20_000).for_each(|_| _ = node.attach(claim(1), 1).unwrap());
+        });
+        while !over.is_set() {
+            assert!(node.is_online());
+            assert!(node.session().is_some());
+            assert_eq!(node.stats().as_deref(), Some(&7));
+        }
+    });
 }
 
 #[test]

@@ -13,6 +13,7 @@ mod resume;
 mod watch;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::time::Duration;
 
@@ -78,6 +79,28 @@ fn drain(subscription: &mut Subscription<u64>) -> Vec<u64> {
 /// The next thing, which must come.
 fn next(subscription: &mut Subscription<u64>) -> Result<Received<u64>, Closed> {
     subscription.recv_timeout(DEADLINE).map(|received| received.expect("nothing came in time"))
+}
+
+/// Says that the test is over, also when an assertion fails first: its other threads end then, and the failure shows.
+#[derive(Default)]
+struct Over(AtomicBool);
+
+struct OverOnDrop<'a>(&'a Over);
+
+impl Over {
+    fn is_set(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    fn set_on_drop(&self) -> OverOnDrop<'_> {
+        OverOnDrop(self)
+    }
+}
+
+impl Drop for OverOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.0.store(true, Ordering::Relaxed);
+    }
 }
 
 /// Runs a test body that would hang if it were wrong.

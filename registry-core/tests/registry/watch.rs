@@ -2,12 +2,11 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use registry_core::{NodeId, Received, Registry, SubscribeOptions, Subscription};
 
-use super::{DEADLINE, Numbers, add, in_time, registry, tell, user};
+use super::{DEADLINE, Numbers, Over, add, in_time, registry, tell, user};
 
 const NODES: u64 = 6;
 
@@ -42,14 +41,15 @@ fn events_over_a_snapshot_give_the_final_state() {
         for _ in 0..20 {
             let (registry, _) = registry();
             let nodes: Vec<_> = (0..NODES).map(|i| add(&registry, &format!("n{i}"), "u")).collect();
-            let over = AtomicBool::new(false);
+            let over = Over::default();
             let mut views = Vec::new();
             thread::scope(|scope| {
+                let _over = over.set_on_drop();
                 for writer in 0..2 {
                     let (registry, nodes, over) = (&registry, &nodes, &over);
                     scope.spawn(move || {
                         let mut change = writer;
-                        while !over.load(Ordering::Relaxed) {
+                        while !over.is_set() {
                             let node = &nodes[(change / 2 % NODES) as usize];
                             node.set_meta(Arc::new(change));
                             registry.publish(node, |_| *node.meta());
@@ -64,7 +64,6 @@ fn events_over_a_snapshot_give_the_final_state() {
                     views.push(look(&registry));
                     thread::yield_now();
                 }
-                over.store(true, Ordering::Relaxed);
             });
             let revs = nodes.iter().map(|node| (node.id().clone(), node.rev())).collect();
             for (mut view, mut events) in views {
