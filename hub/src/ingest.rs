@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use parking_lot::RwLock;
-use registry_core::{Boot, BootId, Clock, Cursor, Frame, FrameKind, NodeId};
+use registry_core::{Boot, BootId, Clock, Cursor, Frame, NodeId};
 use tokio::sync::watch;
 
 pub use node_log::{NodeLog, Taken};
@@ -214,16 +214,11 @@ impl Ingest {
         let inner = &self.0;
         let mut attempt = 0;
         while let Some(run) = log.next_run(APPEND_BYTES) {
-            let last = run.frames.last().map_or(0, |frame| frame.last_seq().unwrap_or(frame.seq));
-            let boot = run.boot;
-            let closes = matches!(
-                run.frames.last().map(|frame| &frame.kind),
-                Some(FrameKind::Closed | FrameKind::Gap { last_seq: None, .. })
-            );
+            let (boot, last) = (run.boot, run.frames.last().map(Arc::clone));
             match self.append(run).await {
                 Ok(()) => {
                     attempt = 0;
-                    let freed = log.committed(boot, last, closes);
+                    let freed = log.committed(boot, last.as_deref());
                     inner.pending_bytes.fetch_sub(freed, Ordering::Relaxed);
                 }
                 Err(StoreError::Closed) => {

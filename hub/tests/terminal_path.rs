@@ -262,6 +262,7 @@ async fn a_full_buffer_drops_the_copy_and_asks_again() {
     world.durable(count + 1).await;
     let (frames, _) = rest(world.read(ReadSince::Oldest, false).await).await;
     assert!(frames.iter().map(|(_, frame)| frame.seq).eq(1..=count + 1));
+    world.ingest.flushed().await;
     assert_eq!(world.ingest.pending_bytes(), 0);
 }
 

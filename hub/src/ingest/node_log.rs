@@ -297,18 +297,19 @@ impl NodeLog {
         }
     }
 
-    /// Notes that a boot is durable up to `last`, and over if that was its close mark; returns the bytes that this freed.
-    pub(super) fn committed(&self, boot: Boot, last: u64, closes: bool) -> usize {
+    /// Notes that a boot is durable up to a frame (`None`: that it is known at all), and over if that was its end;
+    /// returns the bytes that this freed.
+    pub(super) fn committed(&self, boot: Boot, last: Option<&Frame>) -> usize {
+        let Some(last) = last else { return 0 };
+        let ends = matches!(last.kind, FrameKind::Closed | FrameKind::Gap { last_seq: None, .. });
         let mut state = self.state.lock();
         let mut freed = 0;
         if let Some(run) = state.runs.iter_mut().find(|run| run.boot == boot) {
-            let before = run.pending.bytes();
-            run.pending.release_through(last);
-            freed = before - run.pending.bytes();
+            freed = run.pending.release_through(last.last_seq().unwrap_or(u64::MAX));
         }
         if let Some(known) = state.boots.get_mut(&boot) {
-            known.durable = known.durable.max(last);
-            known.closed |= closes;
+            known.durable = known.durable.max(last.last_seq().unwrap_or(last.seq));
+            known.closed |= ends;
         }
         drop(state);
         self.tell();

@@ -231,6 +231,7 @@ impl Reader {
         Ok(())
     }
 
+    /// Takes the frames that are next; sends the reader back to the log when there is a hole before them.
     fn live_frames(&mut self, seen: &FramesSeen) {
         for frame in &seen.frames {
             if frame.cursor(seen.boot) <= self.cursor {
@@ -309,9 +310,22 @@ impl Reader {
         self.out.push_back(ReadItem::End { next: self.cursor, truncated });
     }
 
-    /// Waits until frames become durable that can be had from nowhere else.
+    /// Frames were published that are neither durable nor kept: the hub dropped its copy and will ask for them again.
+    /// Waits for that, or for the bus, where they may still be on their way to this reader.
     async fn wait_for_change(&mut self) -> Result<(), HubError> {
+        let Some(subscription) = &mut self.subscription else { return Ok(()) };
         tokio::select! {
+            received = subscription.recv() => match received {
+                Ok(Received::Event(delivery)) => {
+                    if let Event::Output(seen) = &*delivery.event {
+                        self.phase = Phase::Live;
+                        self.live_frames(seen);
+                    }
+                    Ok(())
+                }
+                Ok(Received::Lagged { .. }) => Ok(()),
+                Err(_) => Err(HubError::plain(ErrorCode::Draining)),
+            },
             _ = self.changes.changed() => Ok(()),
             () = tokio::time::sleep(LOOK_AGAIN) => Ok(()),
             () = self.draining.cancelled() => Err(HubError::plain(ErrorCode::Draining)),
