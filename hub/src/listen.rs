@@ -125,12 +125,9 @@ impl Limits {
     }
 }
 
-/// The address at the other end; in the extensions of every request.
-#[derive(Clone, Copy, Debug)]
-pub struct Peer(pub SocketAddr);
-
 /// Serves a port until `shutdown` fires; then accepts no more, lets connections end by themselves for
-/// [`Limits::drain`], and closes what is left. Returns when all of them are gone.
+/// [`Limits::drain`], and closes what is left. Returns when all of them are gone. Every request's extensions hold the
+/// [`SocketAddr`] of its peer.
 pub async fn serve<S, B>(
     listener: TcpListener,
     kind: PortKind,
@@ -350,8 +347,7 @@ impl Connection {
         B::Error: Into<BoxError>,
     {
         let limits = &self.port.limits;
-        let service =
-            Marked { inner: service, peer: Peer(self.peer), pending: Arc::clone(&self.seat.pending) };
+        let service = Marked { inner: service, peer: self.peer, pending: Arc::clone(&self.seat.pending) };
         match self.port.kind {
             PortKind::Grpc => {
                 let connection = http2_builder().serve_connection(TokioIo::new(io), service);
@@ -377,7 +373,7 @@ impl Connection {
         let mut hesitating = true;
         loop {
             tokio::select! {
-                result = connection.as_mut() => return result.err().map_or(End::Ordinary, |error| classify(&error)),
+                result = connection.as_mut() => return result.err().map_or(End::Ordinary, |error| self.classify(&error)),
                 () = self.signals.abort.cancelled() => return End::Ordinary,
                 () = self.signals.shutdown.cancelled(), if !finishing => {
                     finishing = true;
@@ -392,12 +388,40 @@ impl Connection {
             }
         }
     }
+
+    /// Tells broken protocol from broken lines, and from a kept connection that nobody needed any more.
+    fn classify(&self, error: &hyper::Error) -> End {
+        if error.is_parse() {
+            return End::Malformed;
+        }
+        let mut cause = std::error::Error::source(error);
+        if error.is_timeout() && cause.is_none() {
+            // The HTTP/1 header deadline; between requests it is the end of keep-alive.
+            let served = self.seat.pending.lock().is_none();
+            return if served { End::Ordinary } else { End::TimedOut };
+        }
+        if error.is_timeout() {
+            return End::TimedOut;
+        }
+        while let Some(error) = cause {
+            if let Some(error) = error.downcast_ref::<h2::Error>() {
+                return if error.is_library() { End::Malformed } else { End::Ordinary };
+            }
+            if let Some(error) = error.downcast_ref::<std::io::Error>() {
+                let stalled = error.kind() == std::io::ErrorKind::TimedOut;
+                return if stalled { End::TimedOut } else { End::Ordinary };
+            }
+            cause = error.source();
+        }
+        End::Ordinary
+    }
 }
 
 /// The service as one connection sees it: requests know their peer, and the first one ends the pending state.
 struct Marked<S> {
     inner: S,
-    peer: Peer,
+    /// Put into the extensions of every request.
+    peer: SocketAddr,
     pending: Arc<Mutex<Option<Pending>>>,
 }
 
@@ -445,27 +469,6 @@ fn http2_builder() -> hyper::server::conn::http2::Builder<TokioExecutor> {
         .keep_alive_interval(KEEP_ALIVE)
         .keep_alive_timeout(KEEP_ALIVE);
     builder
-}
-
-/// Tells broken protocol from broken lines.
-fn classify(error: &hyper::Error) -> End {
-    if error.is_parse() {
-        return End::Malformed;
-    }
-    if error.is_timeout() {
-        return End::TimedOut;
-    }
-    let mut cause = std::error::Error::source(error);
-    while let Some(error) = cause {
-        if let Some(error) = error.downcast_ref::<h2::Error>() {
-            return if error.is_library() { End::Malformed } else { End::Ordinary };
-        }
-        if let Some(error) = error.downcast_ref::<std::io::Error>() {
-            return if error.kind() == std::io::ErrorKind::TimedOut { End::TimedOut } else { End::Ordinary };
-        }
-        cause = error.source();
-    }
-    End::Ordinary
 }
 
 /// True when an accept failed for the one connection that it was about, and the next may well succeed.

@@ -136,7 +136,7 @@ metrics! {
     connections_accepted_total: Family<PortLabel, Counter>, "Connections that were accepted, by port";
     connections_refused_total: Family<PortReasonLabels, Counter>, "Connections that were closed unserved, by port and reason";
     malformed_total: Family<PortLabel, Counter>, "Connections that broke their protocol, by port";
-    timed_out_total: Family<PortLabel, Counter>, "Connections that took too long to say what they want, by port";
+    timed_out_total: Family<PortLabel, Counter>, "Connections that were closed because they did not speak, read or answer in time, by port";
 }
 
 impl Metrics {

@@ -1,5 +1,7 @@
 //! The accept loop under bad manners: whatever one peer sends, it is refused, counted and closed, and the others go on.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -10,7 +12,7 @@ use http::{Request, Response};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use muster_hub::listen::{Limits, Peer, PortKind, serve};
+use muster_hub::listen::{Limits, PortKind, serve};
 use muster_hub::metrics::Metrics;
 use registry_core::Clock;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -71,7 +73,7 @@ impl Server {
 
 /// Says hello to whom it knows; on `/slow` only after a while, on `/never` not at all.
 async fn hello(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
-    assert!(request.extensions().get::<Peer>().is_some(), "requests know their peer");
+    assert!(request.extensions().get::<SocketAddr>().is_some(), "requests know their peer");
     match request.uri().path() {
         "/slow" => tokio::time::sleep(Duration::from_millis(300)).await,
         "/never" => std::future::pending().await,
@@ -203,6 +205,17 @@ async fn hesitation_has_an_end() {
         server.until(&format!("muster_timed_out_total{{port=\"{}\"}} 4", kind.as_str())).await;
         server.stop().await;
     }
+}
+
+#[tokio::test]
+async fn a_kept_connection_that_nobody_needs_ends_quietly() {
+    let server = Server::start(PortKind::Http, limits(PortKind::Http)).await;
+    let mut stream = server.connect().await;
+    stream.write_all(b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n").await.unwrap();
+    assert!(rest(&mut stream).await.ends_with("hello"), "the header deadline ends it after the answer");
+    server.until("muster_connections{port=\"http\"} 0").await;
+    assert!(!server.metrics.render().contains("muster_timed_out_total{"), "and it is no offence");
+    server.stop().await;
 }
 
 #[tokio::test]

@@ -49,7 +49,8 @@ pub fn frame_from_proto(frame: v1::Frame) -> Result<Frame, HubError> {
             FrameKind::Ended(end_from_proto(ended).ok_or_else(|| refuse("its outcome is unknown"))?)
         }
         v1::frame::Kind::Gap(gap) => {
-            let reason = gap_reason_from_proto(gap.reason).ok_or_else(|| refuse("its gap reason is unknown"))?;
+            let reason =
+                gap_reason_from_proto(gap.reason).ok_or_else(|| refuse("its gap reason is unknown"))?;
             if gap.last_seq != 0 && (gap.last_seq < seq || gap.last_seq > MAX_NUMBER) {
                 return Err(refuse("its gap ends before it begins"));
             }
@@ -57,7 +58,8 @@ pub fn frame_from_proto(frame: v1::Frame) -> Result<Frame, HubError> {
         }
         v1::frame::Kind::Closed(v1::BootClosed {}) => FrameKind::Closed,
     };
-    let of_a_task = matches!(kind, FrameKind::Started { .. } | FrameKind::Output { .. } | FrameKind::Ended(_));
+    let of_a_task =
+        matches!(kind, FrameKind::Started { .. } | FrameKind::Output { .. } | FrameKind::Ended(_));
     if of_a_task && task.is_none() {
         return Err(refuse("its kind needs a task and it has none"));
     }
@@ -69,9 +71,10 @@ pub fn frame_from_proto(frame: v1::Frame) -> Result<Frame, HubError> {
 pub fn frame_to_proto(frame: &Frame) -> v1::Frame {
     let kind = match &frame.kind {
         FrameKind::Started { pid, pty } => v1::frame::Kind::Started(v1::TaskStarted { pid: *pid, pty: *pty }),
-        FrameKind::Output { stream, data } => {
-            v1::frame::Kind::Output(v1::Output { stream: stream_to_proto(*stream).into(), data: data.clone() })
-        }
+        FrameKind::Output { stream, data } => v1::frame::Kind::Output(v1::Output {
+            stream: stream_to_proto(*stream).into(),
+            data: data.clone(),
+        }),
         FrameKind::Ended(end) => v1::frame::Kind::Ended(v1::TaskEnded {
             outcome: outcome_to_proto(end.outcome).into(),
             exit_code: end.exit_code,
@@ -336,7 +339,11 @@ mod tests {
 
     #[test]
     fn stats_are_numbers() {
-        let stats = stats_from_proto(&v1::Stats { cpu_ratio: f64::NAN, load_1m: f64::INFINITY, ..Default::default() });
+        let stats = stats_from_proto(&v1::Stats {
+            cpu_ratio: f64::NAN,
+            load_1m: f64::INFINITY,
+            ..Default::default()
+        });
         assert_eq!((stats.cpu_ratio, stats.load_1m), (0.0, 0.0));
     }
 }

@@ -80,7 +80,7 @@ pub(super) async fn read(
     let representation = if reading.follow { Representation::Events } else { negotiate::choose(&headers)? };
     let streams = representation == Representation::Events;
     let view = reading.view;
-    let request = request(&hub, node, reading, streams, &headers)?;
+    let request = request(&hub, node, &reading, streams, &headers)?;
     let items = hub.terminal.read(&principal, request).await?;
     match representation {
         Representation::Events => Ok(super::events::stream(events(items, view.view())).into_response()),
@@ -93,7 +93,7 @@ pub(super) async fn read(
 fn request(
     hub: &Hub,
     node: String,
-    reading: Reading,
+    reading: &Reading,
     streams: bool,
     headers: &HeaderMap,
 ) -> HubResult<ReadRequest> {
@@ -103,14 +103,15 @@ fn request(
         None if streams => 0,
         None => DEFAULT_READ_BYTES,
         Some(bytes) if streams => bytes,
-        Some(bytes) => bytes.clamp(1, MAX_READ_BYTES),
+        Some(0) => MAX_READ_BYTES,
+        Some(bytes) => bytes.min(MAX_READ_BYTES),
     };
     let task = reading.task.as_deref().map(|text| {
         text.parse().map_err(|error: registry_core::IdError| HubError::from(error).with("field", "task"))
     });
     Ok(ReadRequest {
         node,
-        since: since(hub, resumed, &reading)?,
+        since: since(hub, resumed, reading)?,
         task: task.transpose()?,
         follow: reading.follow || streams,
         max_bytes,
