@@ -1,0 +1,50 @@
+//! `muster hub`: the server that nodes dial in to.
+
+use clap::Args;
+use muster_hub::telemetry::{self, LogFormat, LogTarget};
+use registry_core::Clock;
+use tokio_util::sync::CancellationToken;
+
+use crate::exit::{self, Failure};
+use crate::signals;
+
+const HELP: &str = "\
+Examples:
+  muster hub --data-dir ./hub
+  muster hub --data-dir /var/lib/muster --grpc-listen 127.0.0.1:7070 --http-listen 127.0.0.1:7080
+  muster hub --data-dir ./hub --grpc-listen 127.0.0.1:0 --http-listen 127.0.0.1:0    any free ports
+
+The first start writes an administrator's credential into the data folder; commands of the same user on this machine
+find the hub by themselves. Log lines go to stdout: JSON, or readable on a terminal.
+
+SIGTERM and Ctrl-C drain it: nodes are told to come back, everything is written, exit code 0. A second signal ends it
+at once; nothing that was acknowledged is lost by that. Exit codes: 0 drained, 69 an address is in use or the store
+cannot be reached, 78 an option or the data folder cannot be used.";
+
+/// Run a hub.
+#[derive(Debug, Args)]
+#[command(after_help = HELP)]
+pub(crate) struct HubArgs {
+    #[command(flatten)]
+    config: muster_hub::HubConfig,
+}
+
+/// Serves until a signal comes.
+pub(crate) async fn run(args: HubArgs, clock: Clock) -> anyhow::Result<u8> {
+    telemetry::init(LogFormat::Auto, &args.config.log, LogTarget::Stdout).map_err(failure)?;
+    let shutdown = CancellationToken::new();
+    let serving = muster_hub::run(args.config, clock, shutdown.clone(), None);
+    match signals::serve(Box::pin(serving), &shutdown).await? {
+        Ok(Ok(())) => Ok(exit::DONE),
+        Ok(Err(error)) => Err(failure(error).into()),
+        Err(code) => Ok(code),
+    }
+}
+
+/// A hub's error as ours.
+pub(crate) fn failure(error: muster_hub::HubError) -> Failure {
+    error.log();
+    let mut failure = Failure::new(error.exit_code(), error.code().as_str(), error.detail());
+    failure.error_id = error.error_id().map(|id| id.to_string());
+    failure
+}
