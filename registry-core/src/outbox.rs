@@ -106,19 +106,19 @@ impl<C> Outbox<C> {
 
     /// [`next`](Outbox::next) for hand-written futures.
     pub fn poll_next(&self, cx: &mut Context<'_>) -> Poll<Option<C>> {
-        if let Some(done) = self.take() {
-            return Poll::Ready(done);
-        }
-        // Cloning and dropping a waker runs code of the runtime's: not under the lock.
-        let mut waker = Some(cx.waker().clone());
-        {
+        loop {
+            if let Some(done) = self.take() {
+                return Poll::Ready(done);
+            }
+            // Cloning and dropping a waker runs code of the runtime's: not under the lock.
+            let mut waker = Some(cx.waker().clone());
             let mut state = self.state.lock();
             if state.queue.is_empty() && state.closed.is_none() {
                 std::mem::swap(&mut state.waiter, &mut waker);
+                drop(state);
                 return Poll::Pending;
             }
         }
-        self.take().map_or(Poll::Pending, Poll::Ready)
     }
 
     /// Ends the outbox. What waits is dropped, unless it is [`Draining`](CloseReason::Draining). The first reason stays,
