@@ -13,7 +13,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use futures_util::Stream;
-use registry_core::{Boot, Cursor, Frame, Interest, SubscribeOptions, TaskId};
+use registry_core::{Boot, Cursor, Frame, Interest, SubscribeOptions, TaskId, TaskState};
 use tokio_util::sync::CancellationToken;
 
 use self::reader::Reader;
@@ -121,6 +121,9 @@ impl Terminal {
     pub async fn read(&self, principal: &Principal, request: ReadRequest) -> Result<ReadStream, HubError> {
         let node = self.mesh.resolve(principal, &request.node)?;
         self.auth.authorize(principal, Action::TerminalRead, node.id().as_str())?;
+        let log = self.ingest.node(&node);
+        // Taken before the task is looked up: if that is still queued, none of its frames can be before this place.
+        let published = log.progress().published;
         let task = match request.task {
             Some(id) => Some(self.task(id).await?),
             None => None,
@@ -135,7 +138,6 @@ impl Terminal {
         let interest = Interest { users: Vec::new(), nodes: vec![node.id().clone()] };
         let options = SubscribeOptions { capacity: QUEUE_EVENTS, grace: NEVER };
         let subscription = request.follow.then(|| self.mesh.registry().subscribe(interest, options));
-        let log = self.ingest.node(&node);
         let store = Arc::clone(self.ingest.log());
         let since = match request.since {
             ReadSince::Oldest => None,
@@ -143,10 +145,15 @@ impl Terminal {
             ReadSince::TailBytes(bytes) => Some(store.cursor_before_tail(node.id(), bytes).await?),
             ReadSince::UnixMs(unix_ms) => Some(store.cursor_at(node.id(), unix_ms).await?),
         };
+        let task_floor = task.as_ref().and_then(|task| match task.state {
+            TaskState::Queued => Some(published),
+            _ => task.read_from,
+        });
         let tasks = reader::TaskSource { store: Arc::clone(&self.store), book: Arc::clone(&self.book) };
         let reader =
             Reader::new(log, store, subscription, tasks, task, request.max_bytes, self.draining.clone());
-        Ok(Box::pin(reader.start(since)))
+        let floor = task_floor.unwrap_or(Cursor::START);
+        Ok(Box::pin(reader.start(since, floor)))
     }
 
     async fn task(&self, id: TaskId) -> Result<Arc<crate::store::TaskRow>, HubError> {

@@ -267,6 +267,25 @@ async fn a_full_buffer_drops_the_copy_and_asks_again() {
 }
 
 #[tokio::test]
+async fn what_is_given_at_once_fits_a_message() {
+    let world = World::with_boot().await;
+    world.shut();
+    for seq in 1..=60 {
+        world.take([sized(seq, 60_000)]);
+    }
+    let mut stream = world.read(ReadSince::Oldest, false).await;
+    let mut seen = 0;
+    while let Some(item) = stream.next().await {
+        if let ReadItem::Frames { frames, .. } = item.unwrap() {
+            let bytes: usize = frames.iter().map(|frame| frame.weight()).sum();
+            assert!(bytes <= 512 * 1024, "{bytes} bytes in one item");
+            seen += frames.len();
+        }
+    }
+    assert_eq!(seen, 60);
+}
+
+#[tokio::test]
 async fn boots_are_granted_once_and_end_with_a_mark() {
     let world = World::with_boot().await;
     world.take([frame(1)]);

@@ -20,6 +20,8 @@ use crate::tasks::book::Book;
 
 /// How much is read from the log at once, in bytes: a few rows.
 const PAGE_BYTES: usize = 256 * 1024;
+/// How much one item carries, in bytes: well below the largest message.
+const ITEM_BYTES: usize = 256 * 1024;
 /// A reader that waits for frames to become durable looks again after this long even if it was not told to.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
 
@@ -43,6 +45,8 @@ pub(super) struct Reader {
     phase: Phase,
     max_bytes: u64,
     given_bytes: u64,
+    /// The weight of the item that was queued last.
+    item_bytes: usize,
     caught_up: bool,
 }
 
@@ -80,16 +84,19 @@ impl Reader {
             phase: Phase::Catching,
             max_bytes,
             given_bytes: 0,
+            item_bytes: 0,
             caught_up: false,
         }
     }
 
-    /// The items, from a place on; `None`: from the oldest frame kept.
+    /// The items, from a place on (`None`: from the oldest frame kept), but not from before `floor`, where nothing can
+    /// be that is wanted.
     pub(super) fn start(
         mut self,
         since: Option<Cursor>,
+        floor: Cursor,
     ) -> impl Stream<Item = Result<ReadItem, HubError>> + Send {
-        self.cursor = since.unwrap_or(Cursor::START);
+        self.cursor = since.unwrap_or(Cursor::START).max(floor);
         let first = Some((self, since.is_none(), true));
         unfold(first, |state| async move {
             let (mut reader, oldest, starting) = state?;
@@ -113,13 +120,8 @@ impl Reader {
         let kept = page.oldest.unwrap_or(self.log.progress().durable);
         let from_the_start = self.cursor.boot == Boot(0) && kept.seq == 0;
         let recovered = oldest || from_the_start || kept <= self.cursor;
-        if oldest {
+        if oldest && self.cursor == Cursor::START {
             self.cursor = kept;
-        }
-        if let Some(from) = self.task.as_ref().and_then(|task| task.read_from)
-            && oldest
-        {
-            self.cursor = self.cursor.max(from);
         }
         self.out.push_back(ReadItem::Start { recovered, since: self.cursor });
         Ok(())
@@ -276,9 +278,17 @@ impl Reader {
             None => false,
         };
         self.given_bytes += frame.data_len() as u64;
+        self.item_bytes += frame.weight();
         match self.out.back_mut() {
-            Some(ReadItem::Frames { boot: last, frames }) if *last == boot => frames.push(frame),
-            _ => self.out.push_back(ReadItem::Frames { boot, frames: vec![frame] }),
+            Some(ReadItem::Frames { boot: last, frames })
+                if *last == boot && self.item_bytes <= ITEM_BYTES =>
+            {
+                frames.push(frame);
+            }
+            _ => {
+                self.item_bytes = frame.weight();
+                self.out.push_back(ReadItem::Frames { boot, frames: vec![frame] });
+            }
         }
         if ends_task {
             self.end(false);
