@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use parking_lot::RwLock;
-use registry_core::{Clock, NodeId, Position, Restored, Selector, UserId};
+use registry_core::{Clock, Interest, NodeId, Position, Restored, Selector, SubscribeOptions, UserId};
 use serde::{Serialize, Serializer};
 
 use crate::auth::{Action, Auth, Principal};
@@ -143,7 +143,7 @@ impl Mesh {
     /// `forbidden`.
     pub fn list(&self, principal: &Principal, query: &ListNodes) -> Result<NodePage, HubError> {
         self.0.auth.authorize(principal, Action::NodeRead, "nodes")?;
-        let position = self.0.registry.position(&principal.user);
+        let position = self.position(&principal.user);
         let limit = if query.page_size == 0 { PAGE.0 } else { query.page_size.min(PAGE.1) };
         let after = query.page_token.as_deref().unwrap_or_default();
         let mut found: Vec<_> = self
@@ -160,6 +160,17 @@ impl Mesh {
         let next = found.last().filter(|_| more).map(|(meta, _)| meta.name.clone());
         let nodes = found.iter().map(|(_, node)| self.view(node)).collect();
         Ok(NodePage { nodes, next, position })
+    }
+
+    /// Where a user's events are. While nobody watches the user there is no such place: one is made, and kept for a
+    /// while, so that whoever lists now and watches then misses nothing.
+    fn position(&self, user: &UserId) -> Position {
+        let position = self.0.registry.position(user);
+        if position != Position::default() {
+            return position;
+        }
+        let options = SubscribeOptions { capacity: 1, ..SubscribeOptions::default() };
+        self.0.registry.subscribe(Interest::user(user.clone()), options).position()
     }
 
     /// One node.

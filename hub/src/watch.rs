@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures_util::Stream;
 use futures_util::stream::{StreamExt as _, unfold};
 use registry_core::{
-    Clock, Closed, NodeId, Position, Received, Resume, SubscribeOptions, Subscription,
+    Clock, Closed, Interest, NodeId, Position, Received, Resume, SubscribeOptions, Subscription,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -104,14 +104,20 @@ impl Watch {
             .map(|node| self.mesh.resolve(principal, node).map(|node| node.id().clone()))
             .collect::<Result<_, _>>()?;
         let options = SubscribeOptions { capacity: QUEUE_EVENTS, grace: self.grace };
-        let position = self.registry.position(&principal.user);
-        let since = request.since.unwrap_or(position);
-        let (subscription, resume) = self.registry.resume(&principal.user, since, options);
+        let user = &principal.user;
+        let (subscription, resume) = match request.since {
+            Some(since) => self.registry.resume(user, since, options),
+            None => {
+                let subscription = self.registry.subscribe(Interest::user(user.clone()), options);
+                (subscription, Resume::Recovered { replayed: 0 })
+            }
+        };
+        // The subscription's own: before there was one, nobody may have watched the user, and there was no position.
+        let position = subscription.position();
         let (replay, gap) = match resume {
             Resume::Recovered { replayed } => (replayed, None),
             Resume::Gap { missed } => (0, Some(WatchItem::Gap { missed, reason: "not_kept", position })),
         };
-        let gap = gap.filter(|_| request.since.is_some());
         let reader = Reader {
             subscription,
             nodes,
