@@ -121,16 +121,19 @@ pub(crate) async fn create(hub: &Hub, order: &Order, clock: &Clock) -> Result<pb
         idempotency_key: new_idempotency_key(),
     };
     let mut outage = Outage::new(order.patience, clock.clone());
+    let mut first = true;
     loop {
         let status = match hub.control().create_task(request.clone()).await {
             Ok(response) => return Ok(response.into_inner()),
             Err(status) => status,
         };
         let failure = hub.failure(&status);
-        // Where nobody listens nothing was lost on the way: the user wants to know now.
-        if !exit::is_passing(&status) || exit::is_refused_connection(&status) || !outage.wait().await {
+        // Where nobody listened from the beginning nothing was lost on the way: the user wants to know now.
+        let nobody = first && exit::is_refused_connection(&status);
+        if !exit::is_passing(&status) || nobody || !outage.wait().await {
             return Err(failure);
         }
+        first = false;
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! A step is committed first and known afterwards: memory never runs ahead of the store.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -18,9 +18,17 @@ pub struct Book {
     store: Arc<dyn Store>,
     registry: Arc<Registry>,
     metrics: Arc<Metrics>,
-    active: Mutex<HashMap<TaskId, Entry>>,
+    active: Mutex<Active>,
 }
 
+/// Tasks by node, and each task's node.
+#[derive(Default)]
+struct Active {
+    nodes: HashMap<NodeId, BTreeMap<TaskId, Entry>>,
+    of: HashMap<TaskId, NodeId>,
+}
+
+#[derive(Clone)]
 struct Entry {
     row: watch::Sender<Arc<TaskRow>>,
     /// When it expires if it is still queued, by the monotonic clock, in milliseconds.
@@ -54,8 +62,9 @@ impl Book {
         let entry = Entry { row: watch::Sender::new(Arc::clone(&row)), expires_ms };
         let count = {
             let mut active = self.active.lock();
-            active.insert(row.id, entry);
-            active.len()
+            active.of.insert(row.id, row.node.clone());
+            active.nodes.entry(row.node.clone()).or_default().insert(row.id, entry);
+            active.of.len()
         };
         self.metrics.tasks_active.set(i64::try_from(count).unwrap_or(i64::MAX));
     }
@@ -63,35 +72,36 @@ impl Book {
     /// A task that is not over.
     #[must_use]
     pub fn get(&self, id: TaskId) -> Option<Arc<TaskRow>> {
-        self.active.lock().get(&id).map(|entry| Arc::clone(&entry.row.borrow()))
+        self.active.lock().get(id).map(|entry| Arc::clone(&entry.row.borrow()))
     }
 
     /// Tells of every step of a task that is not over.
     #[must_use]
     pub fn follow(&self, id: TaskId) -> Option<watch::Receiver<Arc<TaskRow>>> {
-        self.active.lock().get(&id).map(|entry| entry.row.subscribe())
+        self.active.lock().get(id).map(|entry| entry.row.subscribe())
     }
 
     /// A node's tasks that are not over, oldest first.
     #[must_use]
     pub fn of_node(&self, node: &NodeId) -> Vec<Arc<TaskRow>> {
         let active = self.active.lock();
-        let mut rows: Vec<_> = active
-            .values()
-            .filter(|entry| entry.row.borrow().node == *node)
-            .map(|entry| Arc::clone(&entry.row.borrow()))
-            .collect();
-        drop(active);
-        rows.sort_by_key(|row| row.id);
-        rows
+        let tasks = active.nodes.get(node).into_iter().flat_map(BTreeMap::values);
+        tasks.map(|entry| Arc::clone(&entry.row.borrow())).collect()
     }
 
     /// Queued tasks whose time to be dispatched is over.
     #[must_use]
     pub fn overdue(&self, now_ms: u64) -> Vec<TaskId> {
         let active = self.active.lock();
-        let due = |entry: &&Entry| entry.expires_ms <= now_ms && entry.row.borrow().state == TaskState::Queued;
-        active.values().filter(due).map(|entry| entry.row.borrow().id).collect()
+        let due =
+            |entry: &&Entry| entry.expires_ms <= now_ms && entry.row.borrow().state == TaskState::Queued;
+        active
+            .nodes
+            .values()
+            .flat_map(BTreeMap::values)
+            .filter(due)
+            .map(|entry| entry.row.borrow().id)
+            .collect()
     }
 
     /// Takes steps: commits them, then makes them known. Answers with the tasks as they are now.
@@ -140,11 +150,13 @@ impl Book {
 
     /// Forgets a deleted node's tasks.
     pub fn forget_node(&self, node: &NodeId) {
-        let gone: Vec<_> = {
+        let gone = {
             let mut active = self.active.lock();
-            let ids: Vec<_> =
-                active.iter().filter(|(_, e)| e.row.borrow().node == *node).map(|(id, _)| *id).collect();
-            ids.iter().filter_map(|id| active.remove(id)).collect()
+            let gone = active.nodes.remove(node);
+            for id in gone.iter().flat_map(BTreeMap::keys) {
+                active.of.remove(id);
+            }
+            gone
         };
         drop(gone);
     }
@@ -162,12 +174,8 @@ impl Book {
         let ended = row.state == TaskState::Ended;
         let (entry, count) = {
             let mut active = self.active.lock();
-            let entry = if ended {
-                active.remove(&row.id)
-            } else {
-                active.get(&row.id).map(|entry| Entry { row: entry.row.clone(), expires_ms: entry.expires_ms })
-            };
-            (entry, active.len())
+            let entry = if ended { active.remove(row.id) } else { active.get(row.id).cloned() };
+            (entry, active.of.len())
         };
         if let Some(entry) = entry {
             entry.row.send_if_modified(|known| {
@@ -185,5 +193,21 @@ impl Book {
         if let Some(node) = self.registry.get(row.node.as_str()) {
             self.registry.publish(&node, |_| Event::Task(Arc::clone(row)));
         }
+    }
+}
+
+impl Active {
+    fn get(&self, id: TaskId) -> Option<&Entry> {
+        self.nodes.get(self.of.get(&id)?)?.get(&id)
+    }
+
+    fn remove(&mut self, id: TaskId) -> Option<Entry> {
+        let node = self.of.remove(&id)?;
+        let tasks = self.nodes.get_mut(&node)?;
+        let entry = tasks.remove(&id);
+        if tasks.is_empty() {
+            self.nodes.remove(&node);
+        }
+        entry
     }
 }

@@ -34,7 +34,8 @@ pub(super) struct SessionStream {
     hub: Arc<Hub>,
     uploads: Arc<Uploads>,
     up: Streaming<v1::SessionUp>,
-    peer: Option<SocketAddr>,
+    /// For the log.
+    peer: String,
     phase: Phase,
 }
 
@@ -63,6 +64,7 @@ impl SessionStream {
         up: Streaming<v1::SessionUp>,
         peer: Option<SocketAddr>,
     ) -> Self {
+        let peer = peer.map_or_else(|| "unknown".to_owned(), |peer| peer.to_string());
         Self { hub, uploads, up, peer, phase: Phase::New }
     }
 
@@ -75,7 +77,11 @@ impl SessionStream {
                 Err(error) => {
                     this.phase = Phase::Over;
                     this.hub.metrics.session_refused(error.code().as_str());
-                    tracing::warn!(peer = ?this.peer, code = error.code().as_str(), "session refused: {error}");
+                    tracing::warn!(
+                        peer = this.peer,
+                        code = error.code().as_str(),
+                        "session refused: {error}"
+                    );
                     super::super::answer(&this.hub, Err(error))
                 }
             };
@@ -157,7 +163,7 @@ impl SessionStream {
             ended: CancellationToken::new(),
             node,
         };
-        attachment.enter(attached.displaced.is_some(), attached.clone_suspected, self.peer);
+        attachment.enter(attached.displaced.is_some(), attached.clone_suspected, &self.peer);
         let ms = |duration: std::time::Duration| u32::try_from(duration.as_millis()).unwrap_or(u32::MAX);
         let welcome = v1::Welcome {
             protocol_version: hello.protocol_version.min(PROTOCOL_VERSION),
@@ -179,7 +185,8 @@ fn authenticate(hub: &Hub, hello: &v1::Hello, nonce: &[u8]) -> Result<Arc<Node>,
     let refused = || {
         HubError::new(
             ErrorCode::Unauthenticated,
-            "the node is not known here or the signature is not by its key: enrol it anew if it was deleted".to_owned(),
+            "the node is not known here or the signature is not by its key: enrol it anew if it was deleted"
+                .to_owned(),
         )
     };
     let node = hub.registry.get(&hello.node_id).ok_or_else(refused)?;
@@ -190,7 +197,7 @@ fn authenticate(hub: &Hub, hello: &v1::Hello, nonce: &[u8]) -> Result<Arc<Node>,
 
 impl Attachment {
     /// Makes a new session known to everyone.
-    fn enter(&self, displaced: bool, clone_suspected: bool, peer: Option<SocketAddr>) {
+    fn enter(&self, displaced: bool, clone_suspected: bool, peer: &str) {
         let hub = &self.hub;
         let permit = Permit {
             log: Arc::clone(&self.log),
@@ -202,10 +209,10 @@ impl Attachment {
         hub.metrics.sessions_attached_total.inc();
         let (node, epoch, boot) = (self.node.id(), self.session.epoch().0, self.session.boot().0);
         let name = &self.node.meta().name;
-        tracing::info!(%node, name, epoch, boot, ?peer, "node attached");
+        tracing::info!(%node, name, epoch, boot, peer, "node attached");
         if displaced {
             hub.metrics.sessions_superseded_total.inc();
-            tracing::warn!(%node, name, epoch, ?peer, "session superseded: a newer session of this node was attached");
+            tracing::warn!(%node, name, epoch, peer, "session superseded: a newer session of this node was attached");
         }
         if clone_suspected {
             hub.metrics.clones_suspected_total.inc();
