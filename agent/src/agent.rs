@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use ed25519_dalek::SigningKey;
@@ -14,6 +14,7 @@ use registry_core::{Boot, BootId, Clock, FrameKind, TaskEnd, TaskOutcome};
 use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 use tonic::transport::Endpoint;
 
 use crate::config::{AgentConfig, Checked, name_from_hostname};
@@ -68,7 +69,6 @@ pub(crate) struct Agent {
     numbers: Mutex<Numbers>,
     /// Whether a Welcome came in this run.
     welcomed: watch::Sender<bool>,
-    is_attached: AtomicBool,
     /// For the log at the end.
     sessions: AtomicUsize,
 }
@@ -113,7 +113,6 @@ impl Agent {
             state: Arc::new(state),
             numbers: Mutex::new(numbers),
             welcomed: watch::Sender::new(false),
-            is_attached: AtomicBool::new(false),
             sessions: AtomicUsize::new(0),
         })
     }
@@ -141,18 +140,10 @@ impl Agent {
         }
     }
 
-    /// Notes whether a session stands.
-    pub(crate) fn attached(&self, attached: bool) {
-        self.is_attached.store(attached, Ordering::Release);
-        if attached {
-            self.sessions.fetch_add(1, Ordering::Relaxed);
-            self.welcomed.send_replace(true);
-        }
-    }
-
-    /// Whether a session stands.
-    pub(crate) fn is_attached(&self) -> bool {
-        self.is_attached.load(Ordering::Acquire)
+    /// Notes that a session stands.
+    pub(crate) fn attached(&self) {
+        self.sessions.fetch_add(1, Ordering::Relaxed);
+        self.welcomed.send_replace(true);
     }
 
     /// Whether the hub took this node in at least once in this run.
@@ -179,8 +170,11 @@ impl Agent {
 
     async fn supervise(self: &Arc<Self>, shutdown: &CancellationToken) -> Result<(), AgentError> {
         let leave = CancellationToken::new();
-        let orphans = self.journal.left_over();
-        let mut orphans = tokio::spawn(Arc::clone(self).settle(orphans));
+        // Read before the first task can be started: everything that is noted by now was left.
+        let left_over = self.journal.left_over();
+        let (journal, spool) = (Arc::clone(&self.journal), Arc::clone(&self.spool));
+        let settled = settle(left_over, journal, spool, self.welcomed.subscribe());
+        let mut orphans = AbortOnDropHandle::new(tokio::spawn(settled));
         let mut attached = pin!(dial::keep_attached(self, &leave));
         let ending = async {
             shutdown.cancelled().await;
@@ -211,19 +205,24 @@ impl Agent {
         tracing::info!(sessions = self.sessions.load(Ordering::Relaxed), "ended");
         result
     }
+}
 
-    /// Ends what the last agent left and reports it once there is a boot to report it in.
-    async fn settle(self: Arc<Self>, orphans: Vec<Orphan>) {
-        let ended = join_all(orphans.iter().map(Orphan::end)).await;
-        let mut welcomed = self.welcomed.subscribe();
-        if welcomed.wait_for(|welcomed| *welcomed).await.is_err() {
-            return;
-        }
-        for (orphan, reason) in orphans.iter().zip(ended) {
-            let end = TaskEnd::without_process(TaskOutcome::Lost, reason);
-            self.spool.push(Some(orphan.task), FrameKind::Ended(end)).await;
-            self.journal.forget(orphan.task);
-        }
+/// Ends what the last agent left and reports it once there is a boot to report it in. Does not hold the agent,
+/// whose state folder is free for another one as soon as it ends.
+async fn settle(
+    orphans: Vec<Orphan>,
+    journal: Arc<Journal>,
+    spool: Arc<Spool>,
+    mut welcomed: watch::Receiver<bool>,
+) {
+    let ended = join_all(orphans.iter().map(Orphan::end)).await;
+    if welcomed.wait_for(|welcomed| *welcomed).await.is_err() {
+        return;
+    }
+    for (orphan, reason) in orphans.iter().zip(ended) {
+        let end = TaskEnd::without_process(TaskOutcome::Lost, reason);
+        spool.push(Some(orphan.task), FrameKind::Ended(end)).await;
+        journal.forget(orphan.task);
     }
 }
 

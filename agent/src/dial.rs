@@ -63,10 +63,7 @@ pub(crate) async fn keep_attached(agent: &Arc<Agent>, leave: &CancellationToken)
     let mut superseded = Backoff::new(SUPERSEDED_PAUSE, LONGEST_SUPERSEDED_PAUSE);
     loop {
         let began = Instant::now();
-        let ended = tokio::select! {
-            ended = attach(agent, leave) => ended,
-            () = leave.cancelled(), if !agent.is_attached() => return Ok(()),
-        };
+        let ended = attach(agent, leave).await;
         let lasted = began.elapsed();
         if lasted >= LASTED {
             backoff.reset();
@@ -105,7 +102,11 @@ pub(crate) async fn keep_attached(agent: &Arc<Agent>, leave: &CancellationToken)
 }
 
 async fn attach(agent: &Arc<Agent>, leave: &CancellationToken) -> Ended {
-    match agent.endpoint.connect().await {
+    let connected = tokio::select! {
+        connected = agent.endpoint.connect() => connected,
+        () = leave.cancelled() => return Ended::Left,
+    };
+    match connected {
         Ok(channel) => session::run(agent, channel, leave).await,
         Err(error) => Ended::Broken(chain(&error)),
     }

@@ -56,18 +56,19 @@ pub(crate) enum Ended {
 pub(crate) async fn run(agent: &Arc<Agent>, channel: Channel, leave: &CancellationToken) -> Ended {
     let client = NodeServiceClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES);
     let (up, up_rx) = mpsc::channel(OUTGOING_MESSAGES);
-    let shake = handshake(agent, client.clone(), &up, up_rx);
-    let (down, welcome) = match shake.await {
+    let stands = tokio::select! {
+        stands = handshake(agent, client.clone(), &up, up_rx) => stands,
+        () = leave.cancelled() => return Ended::Left,
+    };
+    let (down, welcome) = match stands {
         Ok(stands) => stands,
         Err(ended) => return ended,
     };
+    take(agent, &welcome).await;
     let limits = upload::Limits::of(&welcome);
     let upload = upload::run(Arc::clone(&agent.spool), client, welcome.upload_nonce.clone(), limits);
     let _upload = AbortOnDropHandle::new(tokio::spawn(upload));
-    agent.attached(true);
-    let ended = Session { agent, up, down }.attend(&welcome, leave).await;
-    agent.attached(false);
-    ended
+    Session { agent, up, down }.attend(&welcome, leave).await
 }
 
 type Outgoing = mpsc::Sender<v1::SessionUp>;
@@ -98,7 +99,9 @@ async fn handshake(
         Down::Farewell(farewell) => return Err(said_farewell(&farewell)),
         _ => return Err(Ended::Broken("the hub did not answer the hello with a welcome".to_owned())),
     };
-    take(agent, &welcome).await?;
+    if welcome.boot == 0 || welcome.protocol_version == 0 || welcome.protocol_version > PROTOCOL_VERSION {
+        return Err(Ended::Broken("the hub's welcome makes no sense".to_owned()));
+    }
     Ok((down, welcome))
 }
 
@@ -122,10 +125,7 @@ fn hello(agent: &Agent, nonce: &[u8]) -> v1::Hello {
 }
 
 /// Takes over what the Welcome grants, durably first.
-async fn take(agent: &Arc<Agent>, welcome: &v1::Welcome) -> Result<(), Ended> {
-    if welcome.boot == 0 || welcome.protocol_version == 0 || welcome.protocol_version > PROTOCOL_VERSION {
-        return Err(Ended::Broken("the hub's welcome makes no sense".to_owned()));
-    }
+async fn take(agent: &Arc<Agent>, welcome: &v1::Welcome) {
     agent.granted(Boot(welcome.boot), welcome.epoch).await;
     agent.spool.limit_output(usize::try_from(welcome.max_output_bytes).unwrap_or(usize::MAX));
     if agent.spool.adopt(Boot(welcome.boot)) {
@@ -134,8 +134,8 @@ async fn take(agent: &Arc<Agent>, welcome: &v1::Welcome) -> Result<(), Ended> {
             "the hub granted another boot: waiting frames were numbered anew"
         );
     }
+    agent.attached();
     tracing::info!(epoch = welcome.epoch, boot = welcome.boot, node = %agent.identity.name, "attached");
-    Ok(())
 }
 
 struct Session<'a> {
