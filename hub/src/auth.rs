@@ -121,7 +121,11 @@ impl Auth {
             _ => return refuse("the authorization header is not of the form: Bearer CREDENTIAL"),
         };
         let hash: [u8; 32] = Sha256::digest(bearer).into();
-        if hash.ct_eq(&self.admin_hash).into() { Ok(self.admin.clone()) } else { refuse("the credential is not known") }
+        if hash.ct_eq(&self.admin_hash).into() {
+            Ok(self.admin.clone())
+        } else {
+            refuse("the credential is not known")
+        }
     }
 
     /// Decides whether a principal may act on a resource.
@@ -194,7 +198,14 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (auth, credential) = Auth::open(dir.path()).unwrap();
         let wrong = format!("Bearer {credential}x");
-        for bad in [None, Some(""), Some(credential.as_str()), Some("Basic x"), Some("Bearer "), Some(wrong.as_str())] {
+        for bad in [
+            None,
+            Some(""),
+            Some(credential.as_str()),
+            Some("Basic x"),
+            Some("Bearer "),
+            Some(wrong.as_str()),
+        ] {
             assert_eq!(auth.authenticate(bad).unwrap_err().code(), ErrorCode::Unauthenticated, "{bad:?}");
         }
         let stranger = Principal { name: "eve".to_owned(), user: UserId::new(DEFAULT_USER).unwrap() };

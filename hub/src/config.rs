@@ -90,10 +90,15 @@ impl HubConfig {
             }
         }
         if self.database != "sqlite" {
-            return refuse(format!("--database {}: only \"sqlite\" is known", without_password(&self.database)));
+            return refuse(format!(
+                "--database {}: only \"sqlite\" is known",
+                without_password(&self.database)
+            ));
         }
         if self.heartbeat_interval < Duration::from_millis(100) {
-            return refuse("--heartbeat-interval is below 100ms: heartbeats would be most of the traffic".to_owned());
+            return refuse(
+                "--heartbeat-interval is below 100ms: heartbeats would be most of the traffic".to_owned(),
+            );
         }
         if self.lease < self.heartbeat_interval * 2 {
             return refuse(format!(

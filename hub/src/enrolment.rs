@@ -219,7 +219,10 @@ pub fn check_labels(labels: &std::collections::BTreeMap<String, String>) -> Resu
     }
     let good = |text: &str| text.len() <= MAX_LABEL_BYTES && text.chars().all(label_char);
     if labels.iter().any(|(key, value)| key.is_empty() || !good(key) || !good(value)) {
-        return Err(invalid("labels", "a label is KEY=VALUE of letters, digits and -_./: with at most 253 bytes each"));
+        return Err(invalid(
+            "labels",
+            "a label is KEY=VALUE of letters, digits and -_./: with at most 253 bytes each",
+        ));
     }
     Ok(())
 }

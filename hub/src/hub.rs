@@ -143,7 +143,9 @@ pub async fn run(
         );
         return Err(HubError::new(
             ErrorCode::StoreUnavailable,
-            format!("not everything could be written within --drain-timeout: {pending} bytes of frames (their agents have them) and {dirty} node records are not"),
+            format!(
+                "not everything could be written within --drain-timeout: {pending} bytes of frames (their agents have them) and {dirty} node records are not"
+            ),
         ));
     }
     tracing::info!("stopped");

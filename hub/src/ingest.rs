@@ -137,9 +137,9 @@ impl Ingest {
         if !taken.fresh.is_empty() {
             let bytes: usize = taken.fresh.iter().map(|frame| frame.data_len()).sum();
             inner.metrics.output_received_bytes_total.inc_by(bytes as u64);
-            inner.registry.publish(log.node(), |_| {
-                Event::Output(Arc::new(FramesSeen { boot, frames: taken.fresh }))
-            });
+            inner
+                .registry
+                .publish(log.node(), |_| Event::Output(Arc::new(FramesSeen { boot, frames: taken.fresh })));
         }
         if taken.kept_bytes > 0 {
             self.kick(log);
@@ -227,7 +227,7 @@ impl Ingest {
                 }
                 Err(error) => {
                     if attempt == 0 {
-                                    HubError::from(error).log();
+                        HubError::from(error).log();
                     }
                     tokio::time::sleep(RETRY[attempt.min(RETRY.len() - 1)]).await;
                     attempt += 1;

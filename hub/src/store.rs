@@ -258,8 +258,13 @@ pub trait Store: Send + Sync + 'static {
     /// Spends one use of a token and inserts the node, in one commit. Checks that the token exists, that
     /// `secret_hash` is its hash, that it is not over at `now_unix_ms` and not spent. Repeated with the same token and
     /// public key it answers with the node made before.
-    async fn enrol(&self, token: &str, secret_hash: [u8; 32], node: NodeRow, audit: AuditRow)
-    -> StoreResult<EnrolOutcome>;
+    async fn enrol(
+        &self,
+        token: &str,
+        secret_hash: [u8; 32],
+        node: NodeRow,
+        audit: AuditRow,
+    ) -> StoreResult<EnrolOutcome>;
     /// Writes the live part of some nodes; those that were deleted meanwhile are passed over.
     async fn save_live(&self, nodes: Vec<(NodeId, NodeLive)>) -> StoreResult<()>;
     /// Deletes a node with its tasks. False: there was none.
@@ -281,7 +286,8 @@ pub trait Store: Send + Sync + 'static {
     async fn tasks(&self, filter: TaskFilter) -> StoreResult<Vec<TaskRow>>;
     /// Deletes ended tasks beyond the newest `keep_per_node` of each node, or ended before `before_unix_ms`; and
     /// idempotency keys older than a day. Returns how many tasks went.
-    async fn trim_tasks(&self, keep_per_node: u32, before_unix_ms: u64, now_unix_ms: u64) -> StoreResult<u64>;
+    async fn trim_tasks(&self, keep_per_node: u32, before_unix_ms: u64, now_unix_ms: u64)
+    -> StoreResult<u64>;
 
     /// Writes down a join token.
     async fn create_token(&self, token: TokenRow, audit: AuditRow) -> StoreResult<()>;

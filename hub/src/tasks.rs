@@ -234,7 +234,8 @@ impl Tasks {
         if data.len() > muster_proto::MAX_OUTPUT_BYTES {
             return Err(HubError::new(
                 ErrorCode::PayloadTooLarge,
-                "one write to a task's input has at most 65536 bytes: send the rest in further ones".to_owned(),
+                "one write to a task's input has at most 65536 bytes: send the rest in further ones"
+                    .to_owned(),
             ));
         }
         let row = self.control(principal, id).await?;
@@ -246,7 +247,13 @@ impl Tasks {
     ///
     /// # Errors
     /// `forbidden`, `unknown_task`, `task_not_running`, `no_pty`, `node_offline`, `node_timeout`, `invalid_argument`.
-    pub async fn resize(&self, principal: &Principal, id: TaskId, rows: u16, cols: u16) -> Result<(), HubError> {
+    pub async fn resize(
+        &self,
+        principal: &Principal,
+        id: TaskId,
+        rows: u16,
+        cols: u16,
+    ) -> Result<(), HubError> {
         if rows == 0 || cols == 0 {
             return Err(HubError::new(
                 ErrorCode::InvalidArgument,
@@ -302,7 +309,8 @@ impl Tasks {
                 while tasks.dispatch_next(&node).await {}
                 tasks.0.dispatching.lock().remove(node.id());
                 // A task that was written down just now may have found the place taken: look once more.
-                if tasks.next_queued(&node).is_none() || !tasks.0.dispatching.lock().insert(node.id().clone()) {
+                if tasks.next_queued(&node).is_none() || !tasks.0.dispatching.lock().insert(node.id().clone())
+                {
                     return;
                 }
             }
@@ -462,7 +470,10 @@ fn check_spec(spec: &TaskSpec) -> Result<(), HubError> {
         return refuse("env", "the name of an environment variable may not be empty or contain =");
     }
     if words.map(String::len).sum::<usize>() > MAX_SPEC_BYTES {
-        return refuse("argv", "arguments and environment may have 131072 bytes together: use standard input");
+        return refuse(
+            "argv",
+            "arguments and environment may have 131072 bytes together: use standard input",
+        );
     }
     match spec.pty {
         Some((0, _) | (_, 0)) => refuse("pty", "a terminal has at least one row and one column"),

@@ -162,7 +162,10 @@ impl Terminal {
         }
         let row = self.store.task(id).await?;
         row.map(Arc::new).ok_or_else(|| {
-            HubError::new(ErrorCode::UnknownTask, format!("there is no task {id}: list them with `muster tasks ls`"))
+            HubError::new(
+                ErrorCode::UnknownTask,
+                format!("there is no task {id}: list them with `muster tasks ls`"),
+            )
         })
     }
 }

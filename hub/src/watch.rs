@@ -173,8 +173,9 @@ impl Reader {
                 }
                 Err(Closed::Stagnant { missed }) => {
                     self.ended = true;
-                    let reason =
-                        format!("nothing was read for too long; {missed} events were missed: resume or start anew");
+                    let reason = format!(
+                        "nothing was read for too long; {missed} events were missed: resume or start anew"
+                    );
                     WatchItem::Closed { reason }
                 }
                 Err(_) => {
@@ -187,6 +188,7 @@ impl Reader {
     }
 
     fn wants(&self, node: &NodeId, event: &Event) -> bool {
-        (self.output || !matches!(event, Event::Output(_))) && (self.nodes.is_empty() || self.nodes.contains(node))
+        (self.output || !matches!(event, Event::Output(_)))
+            && (self.nodes.is_empty() || self.nodes.contains(node))
     }
 }

@@ -1,7 +1,7 @@
 //! Errors as RFC 9457 problem documents.
 
 use axum::response::{IntoResponse, Response};
-use http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::header::{CONNECTION, CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{Method, StatusCode, Uri};
 use serde_json::{Map, Value, json};
 
@@ -20,6 +20,10 @@ impl IntoResponse for HubError {
         headers.insert(CONTENT_TYPE, PROBLEM_JSON);
         if code.http_status() == StatusCode::UNAUTHORIZED {
             headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        if code == ErrorCode::PayloadTooLarge {
+            // The rest of the body is not read, so the connection ends; who is not told sends the next request into it.
+            headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
         if let Some(after) = self.retry_delay() {
             headers.insert(RETRY_AFTER, HeaderValue::from(after.as_secs().max(1)));

@@ -48,7 +48,9 @@ pub(super) fn spawn(hub: &Arc<Hub>, tasks: &TaskTracker, stop: &CancellationToke
         }};
     }
     repeat!(LEASE_INTERVAL, async |hub: &Arc<Hub>| expire_leases(hub));
-    repeat!(SWEEP_INTERVAL, async |hub: &Arc<Hub>| { hub.registry.sweep(); });
+    repeat!(SWEEP_INTERVAL, async |hub: &Arc<Hub>| {
+        hub.registry.sweep();
+    });
     repeat!(EXPIRY_INTERVAL, async |hub: &Arc<Hub>| expire_tasks(hub).await);
     repeat!(TRIM_INTERVAL, async |hub: &Arc<Hub>| trim_log(hub).await);
     repeat!(TRIM_TASKS_INTERVAL, async |hub: &Arc<Hub>| trim_tasks(hub).await);

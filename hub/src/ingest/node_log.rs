@@ -225,7 +225,9 @@ impl NodeLog {
         for run in &state.runs {
             let seq = if run.boot == after.boot { after.seq } else { 0 };
             if run.boot >= after.boot {
-                found.extend(run.pending.from(seq.saturating_add(1)).map(|frame| (run.boot, Arc::clone(frame))));
+                found.extend(
+                    run.pending.from(seq.saturating_add(1)).map(|frame| (run.boot, Arc::clone(frame))),
+                );
             }
         }
         Some(found)

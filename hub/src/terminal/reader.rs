@@ -6,9 +6,7 @@ use std::time::Duration;
 
 use futures_util::Stream;
 use futures_util::stream::unfold;
-use registry_core::{
-    Boot, Cursor, Frame, FrameKind, GapReason, NodeId, Received, Subscription, TaskState,
-};
+use registry_core::{Boot, Cursor, Frame, FrameKind, GapReason, NodeId, Received, Subscription, TaskState};
 use tokio_util::sync::CancellationToken;
 
 use super::ReadItem;
