@@ -42,6 +42,18 @@ impl TestAgent {
         agent
     }
 
+    /// The same with files of its own: for a second agent of one name.
+    ///
+    /// # Panics
+    /// When its token cannot be moved.
+    #[must_use]
+    pub fn filed_as(mut self, files: &str) -> Self {
+        let token = self.token_file();
+        files.clone_into(&mut self.files);
+        std::fs::rename(token, self.token_file()).expect("the token moves");
+        self
+    }
+
     /// An agent with a copy of this one's state folder, that does not run yet: what a cloned machine is.
     ///
     /// # Panics

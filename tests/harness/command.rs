@@ -248,7 +248,6 @@ impl Ran {
     ///
     /// # Panics
     /// When it did not.
-    #[must_use]
     #[track_caller]
     pub fn with_code(self, code: i32) -> Self {
         let shown: String = self.stdout_text().chars().take(2_000).collect();
@@ -260,7 +259,6 @@ impl Ran {
     ///
     /// # Panics
     /// When it did not.
-    #[must_use]
     #[track_caller]
     pub fn succeeded(self) -> Self {
         self.with_code(0)

@@ -31,7 +31,8 @@ pub struct RawNode {
     pub boot: u64,
     /// The id of that boot.
     pub boot_id: [u8; 16],
-    hub: SocketAddr,
+    /// The hub that knows it.
+    pub hub: SocketAddr,
 }
 
 /// One session of a node, as far as it came.
