@@ -3,7 +3,7 @@
 //! `say TEXT...` writes each text as a frame of its own and exits with 0; `fail N` exits with N; anything else runs until
 //! it is cancelled and writes back what is typed into it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use bytes::Bytes;
 use ed25519_dalek::{Signer as _, SigningKey};
@@ -75,7 +75,8 @@ impl Agent {
         frames.send(v1::UploadUp { message: Some(UploadUp::Hello(upload)) }).unwrap();
         let mut acks = client.upload(UnboundedReceiverStream::new(from_us)).await.unwrap().into_inner();
         let Some(UploadDown::Start(_)) = acks.next().await.unwrap().unwrap().message else { panic!() };
-        let mut serving = Serving { boot: welcome.boot, seq: 0, up, frames, typed: HashMap::new() };
+        let mut serving =
+            Serving { boot: welcome.boot, seq: 0, up, frames, seen: HashSet::new(), typed: HashMap::new() };
         let running = tokio::spawn(async move {
             loop {
                 tokio::select! {
@@ -97,6 +98,8 @@ struct Serving {
     seq: u64,
     up: mpsc::UnboundedSender<v1::SessionUp>,
     frames: mpsc::UnboundedSender<v1::UploadUp>,
+    /// The hub repeats an order when it is not sure that it arrived; the agent is who knows.
+    seen: HashSet<Bytes>,
     /// How much input each running task has taken.
     typed: HashMap<Bytes, u64>,
 }
@@ -135,6 +138,9 @@ impl Serving {
     }
 
     fn run(&mut self, run: &v1::RunTask) {
+        if !self.seen.insert(run.task_id.clone()) {
+            return;
+        }
         let started = v1::TaskStarted { pid: 7, pty: run.pty.is_some() };
         self.frame(&run.task_id, v1::frame::Kind::Started(started));
         match run.argv[0].as_str() {
