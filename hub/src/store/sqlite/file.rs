@@ -20,9 +20,6 @@ const PAGE_BYTES: u32 = 16 * 1024;
 /// What the write-ahead log is cut down to once it starts anew, in bytes: the disk comes back after a burst.
 const JOURNAL_SIZE_LIMIT_BYTES: u32 = 64 * 1024 * 1024;
 
-/// Pages that the writer keeps in memory, in KiB: room for a whole group, which SQLite would else begin to write early.
-const WRITE_CACHE_KIB: i32 = 16 * 1024;
-
 /// How long opening waits for another process that has the file locked: an upgrade overlaps with a backup tool or
 /// with the hub that is going down.
 const OPEN_PATIENCE: Duration = Duration::from_secs(60);
@@ -108,8 +105,6 @@ fn set_up(connection: &Connection, schema: Schema) -> rusqlite::Result<()> {
         if mode == "wal" { Ok(()) } else { Err(rusqlite::Error::InvalidParameterName(mode)) }
     })?;
     connection.pragma_update(None, "synchronous", "full")?;
-    // Negative: KiB and not pages.
-    connection.pragma_update(None, "cache_size", -WRITE_CACHE_KIB)?;
     connection.pragma_update(None, "foreign_keys", true)?;
     connection.pragma_update_and_check(None, "journal_size_limit", JOURNAL_SIZE_LIMIT_BYTES, |_| Ok(()))?;
     connection.pragma_update_and_check(None, "wal_autocheckpoint", schema.autocheckpoint_pages, |_| Ok(()))
