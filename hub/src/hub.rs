@@ -233,7 +233,7 @@ impl Hub {
                 Arc::clone(&auth),
                 draining.clone(),
             ),
-            watch: Watch::new(mesh.clone(), Arc::clone(&auth), clock.clone(), config.reader_grace, draining),
+            watch: Watch::new(mesh.clone(), Arc::clone(&auth), config.reader_grace, draining),
             enrolment: Enrolment::new(Arc::clone(&store), mesh.clone(), Arc::clone(&auth), clock.clone()),
             config,
             clock,

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use parking_lot::RwLock;
-use registry_core::{Boot, BootId, Clock, Cursor, Frame, NodeId};
+use registry_core::{Boot, BootId, Clock, Cursor, Frame, FrameKind, NodeId};
 use tokio::sync::watch;
 
 pub use node_log::{NodeLog, Taken};
@@ -218,6 +218,9 @@ impl Ingest {
             match self.append(run).await {
                 Ok(()) => {
                     attempt = 0;
+                    if let Some(FrameKind::Gap { reason, .. }) = last.as_deref().map(|frame| &frame.kind) {
+                        inner.metrics.gap(reason.as_str());
+                    }
                     let freed = log.committed(boot, last.as_deref());
                     inner.pending_bytes.fetch_sub(freed, Ordering::Relaxed);
                 }

@@ -116,7 +116,7 @@ metrics! {
 
     log_append_seconds: Histogram, "Time from handing frames to the terminal log to their being durable";
     log_bytes: Gauge, "Bytes that the terminal log keeps";
-    store_waiting_seconds: SecondsGauge, "How long the oldest unfinished call to the store has been waiting";
+    store_waiting_seconds: SecondsGauge, "How long the store has been held up from outside, for example by another process that locked its file; 0: it is not";
     dirty_nodes: Gauge, "Nodes whose latest state is not yet in the database";
     dirty_flush_failures_total: Counter, "Failed attempts to write the latest state of nodes";
 

@@ -298,6 +298,8 @@ pub trait Store: Send + Sync + 'static {
 
     /// Adds a line to the audit log.
     async fn audit(&self, row: AuditRow) -> StoreResult<()>;
+    /// Since when writing has been held up from outside, by the clock's monotonic time in milliseconds; `None`: it is not.
+    fn held_up_since_ms(&self) -> Option<u64>;
     /// Commits what is under way and closes. Later calls answer [`StoreError::Closed`].
     async fn close(&self);
 }
@@ -375,6 +377,8 @@ pub trait TerminalLog: Send + Sync + 'static {
     async fn trim(&self, retention: Retention, now_unix_ms: u64) -> StoreResult<bool>;
     /// Bytes kept in all, as retention counts them.
     fn total_bytes(&self) -> u64;
+    /// Since when writing has been held up from outside, by the clock's monotonic time in milliseconds; `None`: it is not.
+    fn held_up_since_ms(&self) -> Option<u64>;
     /// Commits what is under way and closes.
     async fn close(&self);
 }

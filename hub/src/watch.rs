@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures_util::Stream;
 use futures_util::stream::{StreamExt as _, unfold};
 use registry_core::{
-    Clock, Closed, Interest, NodeId, Position, Received, Resume, SubscribeOptions, Subscription,
+    Closed, Interest, NodeId, Position, Received, Resume, SubscribeOptions, Subscription,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -40,7 +40,7 @@ pub enum WatchItem {
         position: Position,
         /// To which node.
         node: NodeId,
-        /// When it was told, in milliseconds since the Unix epoch.
+        /// When it happened, in milliseconds since the Unix epoch.
         at_unix_ms: u64,
         /// What.
         event: Arc<Event>,
@@ -74,7 +74,6 @@ pub struct Watch {
     registry: Arc<Registry>,
     mesh: Mesh,
     auth: Arc<Auth>,
-    clock: Clock,
     grace: Duration,
     draining: CancellationToken,
 }
@@ -85,11 +84,10 @@ impl Watch {
     pub fn new(
         mesh: Mesh,
         auth: Arc<Auth>,
-        clock: Clock,
         grace: Duration,
         draining: CancellationToken,
     ) -> Self {
-        Self { registry: Arc::clone(mesh.registry()), mesh, auth, clock, grace, draining }
+        Self { registry: Arc::clone(mesh.registry()), mesh, auth, grace, draining }
     }
 
     /// Events from a position on, or from now.
@@ -122,7 +120,6 @@ impl Watch {
             subscription,
             nodes,
             output: request.output,
-            clock: self.clock.clone(),
             replay,
             position,
             caught_up: false,
@@ -138,7 +135,6 @@ struct Reader {
     subscription: Subscription<Event>,
     nodes: HashSet<NodeId>,
     output: bool,
-    clock: Clock,
     /// Replayed events that are still to come.
     replay: u64,
     position: Position,
@@ -164,7 +160,7 @@ impl Reader {
                     if !self.wants(&delivery.node, &delivery.event) {
                         continue;
                     }
-                    let (at_unix_ms, node) = (self.clock.unix_ms(), delivery.node.clone());
+                    let (at_unix_ms, node) = (delivery.at_unix_ms, delivery.node.clone());
                     WatchItem::Event { position, node, at_unix_ms, event: Arc::clone(&delivery.event) }
                 }
                 Ok(Received::Lagged { missed }) => {

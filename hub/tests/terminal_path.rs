@@ -62,6 +62,9 @@ impl TerminalLog for Door {
     fn total_bytes(&self) -> u64 {
         self.log.total_bytes()
     }
+    fn held_up_since_ms(&self) -> Option<u64> {
+        None
+    }
     async fn close(&self) {
         self.log.close().await;
     }
@@ -347,7 +350,10 @@ async fn what_retention_took_is_stated() {
 #[derive(Clone, Debug)]
 enum Act {
     /// The agent sends this many new frames, after going back by so many.
-    Send { back: u64, new: u64 },
+    Send {
+        back: u64,
+        new: u64,
+    },
     Shut,
     Open,
     /// A reader begins after this part (of 100) of what was sent.

@@ -184,6 +184,8 @@ pub struct Envelope<E> {
     pub node: NodeId,
     /// The node's revision: higher for later events of the node.
     pub rev: u64,
+    /// When it was published, by the wall clock, in milliseconds since the Unix epoch: for people, not for order.
+    pub at_unix_ms: u64,
     /// What happened.
     pub event: Arc<E>,
     /// What it pins in memory, in bytes.

@@ -77,6 +77,9 @@ pub(super) fn hook_metrics(hub: &Arc<Hub>) {
         set_gauge(&metrics.pending_bytes, hub.ingest.pending_bytes());
         set_gauge(&metrics.log_bytes, hub.log.total_bytes());
         set_gauge(&metrics.dirty_nodes, hub.registry.dirty_len());
+        let since = hub.store.held_up_since_ms().into_iter().chain(hub.log.held_up_since_ms()).min();
+        let waiting_ms = since.map_or(0, |since| hub.clock.monotonic_ms().saturating_sub(since));
+        metrics.store_waiting_seconds.set(Duration::from_millis(waiting_ms).as_secs_f64());
         let bus = hub.registry.bus_stats();
         set_gauge(&metrics.bus_subscriptions, bus.subscriptions);
         set_gauge(&metrics.bus_topics, bus.topics_active);

@@ -41,6 +41,7 @@ pub(crate) struct Draft<E> {
     pub(crate) user: UserId,
     pub(crate) node: NodeId,
     pub(crate) rev: u64,
+    pub(crate) at_unix_ms: u64,
     pub(crate) event: Arc<E>,
     pub(crate) bytes: usize,
 }
@@ -92,12 +93,12 @@ impl<E> UserTopic<E> {
         shared: &Shared,
         after: &mut After<E>,
     ) -> usize {
-        let Draft { user, node: node_id, rev, event, bytes } = draft;
+        let Draft { user, node: node_id, rev, at_unix_ms, event, bytes } = draft;
         let mut guard = self.state.lock();
         let state = &mut *guard;
         state.position += 1;
         let (position, incarnation) = (state.position, state.incarnation);
-        let envelope = Envelope { position, incarnation, user, node: node_id, rev, event, bytes };
+        let envelope = Envelope { position, incarnation, user, node: node_id, rev, at_unix_ms, event, bytes };
         let delivery = Delivery(Arc::new(envelope));
         if let Some(ring) = &mut state.ring {
             ring.push(delivery.clone(), after);

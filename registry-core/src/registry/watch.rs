@@ -35,7 +35,8 @@ impl<F: Fleet> Registry<F> {
         let event = make(rev);
         let bytes = F::event_bytes(&event);
         let (user, id) = (node.user().clone(), node.id().clone());
-        let draft = Draft { user, node: id, rev, event: Arc::new(event), bytes };
+        let at_unix_ms = self.clock.unix_ms();
+        let draft = Draft { user, node: id, rev, at_unix_ms, event: Arc::new(event), bytes };
         node.user_topic.publish(node.topic.get().map(Arc::as_ref), draft, &self.bus, &mut after)
     }
 

@@ -149,6 +149,10 @@ impl Store for SqliteStore {
         self.write(move |connection| add_audit(connection, &row)).await
     }
 
+    fn held_up_since_ms(&self) -> Option<u64> {
+        self.writer.stats().waiting_since_ms
+    }
+
     async fn close(&self) {
         self.writer.refuse_more();
         // The writer last: only it can put the write-ahead log away, and only when nobody else has the file open.
