@@ -160,6 +160,18 @@ impl Places {
     }
 }
 
+/// Leaves the path of a hub's data folder where commands of the same user find it: the hub that was started last.
+pub(crate) fn point_to(data_dir: &Path) -> std::io::Result<()> {
+    let Some(pointer) = Places::of_this_user().pointer else { return Ok(()) };
+    if let Some(folder) = pointer.parent() {
+        std::fs::create_dir_all(folder)?;
+    }
+    let path = std::fs::canonicalize(data_dir)?;
+    let new = pointer.with_extension("new");
+    std::fs::write(&new, format!("{}\n", path.display()))?;
+    std::fs::rename(new, pointer)
+}
+
 /// A folder of the XDG base directory specification: the variable's, or the one under the home folder.
 pub(crate) fn user_folder(variable: &str, under_home: &str) -> Option<PathBuf> {
     let absolute = |path: PathBuf| path.is_absolute().then_some(path);

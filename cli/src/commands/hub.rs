@@ -3,10 +3,11 @@
 use clap::Args;
 use muster_hub::telemetry::{self, LogFormat, LogTarget};
 use registry_core::Clock;
+use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use crate::exit::{self, Failure};
-use crate::signals;
+use crate::{client, signals};
 
 const HELP: &str = "\
 Examples:
@@ -31,18 +32,27 @@ pub(crate) struct HubArgs {
 
 /// Serves until a signal comes.
 pub(crate) async fn run(args: HubArgs, clock: Clock) -> anyhow::Result<u8> {
-    telemetry::init(LogFormat::Auto, &args.config.log, LogTarget::Stdout).map_err(failure)?;
+    telemetry::init(LogFormat::Auto, &args.config.log, LogTarget::Stdout).map_err(|error| failure(&error))?;
     let shutdown = CancellationToken::new();
-    let serving = muster_hub::run(args.config, clock, shutdown.clone(), None);
+    let data_dir = args.config.data_dir.clone();
+    let (ready, serves) = oneshot::channel();
+    tokio::spawn(async move {
+        if serves.await.is_ok()
+            && let Err(error) = client::point_to(&data_dir)
+        {
+            tracing::warn!(%error, "commands of this user need --data-dir: the pointer to this hub was not written");
+        }
+    });
+    let serving = muster_hub::run(args.config, clock, shutdown.clone(), Some(ready));
     match signals::serve(Box::pin(serving), &shutdown).await? {
         Ok(Ok(())) => Ok(exit::DONE),
-        Ok(Err(error)) => Err(failure(error).into()),
+        Ok(Err(error)) => Err(failure(&error).into()),
         Err(code) => Ok(code),
     }
 }
 
 /// A hub's error as ours.
-pub(crate) fn failure(error: muster_hub::HubError) -> Failure {
+pub(crate) fn failure(error: &muster_hub::HubError) -> Failure {
     error.log();
     let mut failure = Failure::new(error.exit_code(), error.code().as_str(), error.detail());
     failure.error_id = error.error_id().map(|id| id.to_string());

@@ -114,8 +114,10 @@ impl Reader {
 
     /// Finds the first frame and queues the item that says where it is.
     async fn begin(&mut self, oldest: bool) -> Result<(), HubError> {
+        // Taken before the read: what becomes durable in between would count as trimmed.
+        let durable = self.log.progress().durable;
         let page = self.store.read(self.node(), self.cursor, 1).await?;
-        let kept = page.oldest.unwrap_or(self.log.progress().durable);
+        let kept = page.oldest.unwrap_or(durable);
         let from_the_start = self.cursor.boot == Boot(0) && kept.seq == 0;
         let recovered = oldest || from_the_start || kept <= self.cursor;
         if oldest && self.cursor == Cursor::START {

@@ -141,7 +141,7 @@ impl SessionStream {
 
         let known = node.meta();
         let detail = NodeDetail {
-            facts: hello.facts.map(facts).unwrap_or_default(),
+            facts: hello.facts.map(convert::facts_from_proto).unwrap_or_default(),
             agent_version: convert::cut(hello.agent_version, MAX_FACT_BYTES),
             capabilities: hello
                 .capabilities
@@ -356,14 +356,6 @@ fn command_to_proto(command: Command) -> Down {
             size: Some(size(rows, cols)),
         }),
     }
-}
-
-fn facts(facts: v1::NodeFacts) -> crate::fleet::NodeFacts {
-    let mut facts = convert::facts_from_proto(facts);
-    for text in [&mut facts.hostname, &mut facts.os, &mut facts.arch, &mut facts.kernel] {
-        *text = convert::cut(std::mem::take(text), MAX_FACT_BYTES);
-    }
-    facts
 }
 
 fn attach_error(error: AttachError) -> HubError {
