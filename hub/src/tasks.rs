@@ -70,6 +70,15 @@ pub struct TaskPage {
     pub next: Option<String>,
 }
 
+/// What asking for a task came to.
+#[derive(Clone, Debug)]
+pub struct Creation {
+    /// The task.
+    pub task: TaskRow,
+    /// False: the same request was made before, and this is its task.
+    pub new: bool,
+}
+
 /// The life of tasks. Cloning gives another handle.
 #[derive(Clone)]
 pub struct Tasks(Arc<Inner>);
@@ -123,7 +132,7 @@ impl Tasks {
         node: &str,
         spec: TaskSpec,
         idempotency_key: Option<String>,
-    ) -> Result<TaskRow, HubError> {
+    ) -> Result<Creation, HubError> {
         let inner = &self.0;
         let node = inner.mesh.resolve(principal, node)?;
         inner.auth.authorize(principal, Action::TaskCreate, node.id().as_str())?;
@@ -142,9 +151,12 @@ impl Tasks {
                 inner.book.enter(Arc::clone(&shared), inner.clock.monotonic_ms().saturating_add(ttl));
                 inner.mesh.registry().publish(&node, |_| Event::Task(shared));
                 self.dispatch(&node);
-                Ok(row)
+                Ok(Creation { task: row, new: true })
             }
-            CreateTaskOutcome::Existing(row) => Ok(inner.book.get(row.id).map_or(*row, Arc::unwrap_or_clone)),
+            CreateTaskOutcome::Existing(row) => {
+                let task = inner.book.get(row.id).map_or(*row, Arc::unwrap_or_clone);
+                Ok(Creation { task, new: false })
+            }
             CreateTaskOutcome::KeyReused => Err(HubError::plain(ErrorCode::IdempotencyKeyReused)),
         }
     }

@@ -79,8 +79,8 @@ impl ControlApi {
         let spec = request.spec.ok_or_else(|| missing("spec"))?;
         let spec = spec_from_proto(spec)?;
         let key = non_empty(request.idempotency_key);
-        let row = self.hub.tasks.create(&principal, &request.node, spec, key).await?;
-        Ok(task_to_proto(&row))
+        let created = self.hub.tasks.create(&principal, &request.node, spec, key).await?;
+        Ok(task_to_proto(&created.task))
     }
 
     async fn get(&self, request: Request<v1::GetTaskRequest>) -> HubResult<v1::TaskView> {

@@ -79,10 +79,11 @@ pub(super) async fn create(
     if node.is_empty() {
         return Err(invalid("node", "name the node that the task is for"));
     }
-    let row = hub.tasks.create(&principal, &node, new.into_spec()?, key).await?;
-    let location = [(LOCATION, format!("/v1/tasks/{}", row.id))];
-    let answer = tell(&hub, &principal, row, &waiting).await?;
-    let status = if waiting.wait.is_some() { StatusCode::OK } else { StatusCode::CREATED };
+    let created = hub.tasks.create(&principal, &node, new.into_spec()?, key).await?;
+    let location = [(LOCATION, format!("/v1/tasks/{}", created.task.id))];
+    let answer = tell(&hub, &principal, created.task, &waiting).await?;
+    let plain = created.new && waiting.wait.is_none();
+    let status = if plain { StatusCode::CREATED } else { StatusCode::OK };
     Ok((status, location, Answer(answer)).into_response())
 }
 
