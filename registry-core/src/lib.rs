@@ -77,7 +77,7 @@
 //! - **Readers are no burden.** No publisher ever waits for one. A dropped one is gone at the next publish or sweep, one
 //!   that stands still is closed after its grace, and topics that nobody watches keep nothing.
 //! - **Bounded.** Queues, rings and outboxes have a capacity; the dirty set has one place per node.
-//! - **No code of others under a lock**, except the closure given to [`Registry::publish`], which is told so: payloads
+//! - **No code of others under a lock**, except what [`Registry::publish`] calls to build an event, and says so: payloads
 //!   are dropped and wakers woken after the locks are released, so a destructor may publish again.
 //! - **Two times.** The monotonic clock decides (leases, grace, linger); the wall clock is only shown.
 //!
