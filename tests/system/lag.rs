@@ -9,7 +9,7 @@ use muster_proto::v1::session_up::Message as Up;
 use muster_proto::v1::upload_up::Message as Upload;
 use muster_proto::v1::watch_events_response::Event;
 use muster_proto::v1::{self as pb, frame::Kind};
-use muster_tests::{PATIENCE, RawNode, TestHub, eventually_async, long_forms, raw};
+use muster_tests::{PATIENCE, RawNode, TestHub, long_forms, raw};
 use tokio::sync::{mpsc, watch};
 use tonic::Streaming;
 use tonic::metadata::{Ascii, MetadataValue};
@@ -19,6 +19,8 @@ use tonic::transport::Endpoint;
 const FRAME_BYTES: usize = 1024;
 /// Frames on their way to the reader that keeps up: far fewer than a reader may be behind.
 const AHEAD: u64 = 200;
+/// Frames that are not acked: half of what the hub keeps of one node before it asks for them again.
+const UNACKED: u64 = 4000;
 
 /// What a reader was told, up to a position.
 #[derive(Debug, Default)]
@@ -82,14 +84,35 @@ fn batch(boot: u64, seq: u64) -> pb::UploadUp {
     pb::UploadUp { message: Some(Upload::Frames(pb::FrameBatch { boot, frames: vec![frame] })) }
 }
 
-/// Sends frames one by one, never far ahead of the reader that keeps up.
-async fn upload(up: mpsc::Sender<pb::UploadUp>, boot: u64, frames: u64, mut seen: watch::Receiver<u64>) {
+/// Sends frames one by one, never far ahead of the reader that keeps up or of the disk, until all are acked.
+async fn upload(
+    up: mpsc::Sender<pb::UploadUp>,
+    mut down: Streaming<pb::UploadDown>,
+    boot: u64,
+    frames: u64,
+    mut seen: watch::Receiver<u64>,
+) {
+    let mut acked = 0;
     for seq in 1..=frames {
         seen.wait_for(|seen| seq <= seen + AHEAD).await.unwrap();
+        while seq > acked + UNACKED {
+            acked = next_ack(&mut down).await;
+        }
         up.send(batch(boot, seq)).await.unwrap();
     }
-    // Kept open: the session's output goes on.
-    seen.wait_for(|seen| *seen >= frames).await.unwrap();
+    while acked < frames {
+        acked = next_ack(&mut down).await;
+    }
+}
+
+async fn next_ack(down: &mut Streaming<pb::UploadDown>) -> u64 {
+    loop {
+        match down.message().await.unwrap().expect("the upload goes on").message {
+            Some(pb::upload_down::Message::Ack(ack)) => return ack.through.unwrap().seq,
+            Some(pb::upload_down::Message::Rewind(rewind)) => panic!("no frame was dropped: {rewind:?}"),
+            _ => {}
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -101,9 +124,9 @@ async fn a_reader_that_stops_reading_is_told_how_many_events_it_missed_and_finds
     let listed = hub.control().client().list_nodes(pb::ListNodesRequest::default()).await.unwrap().into_inner();
     let (mut quick, mut slow) = (subscribe(&hub, &listed.position).await, subscribe(&hub, &listed.position).await);
 
-    let (up, _down) = session.upload(vec![raw::upload_hello(&welcome.upload_nonce)]).await.unwrap();
+    let (up, down) = session.upload(vec![raw::upload_hello(&welcome.upload_nonce)]).await.unwrap();
     let (seen, progress) = watch::channel(0);
-    let uploading = tokio::spawn(upload(up, welcome.boot, frames, progress));
+    let uploading = tokio::spawn(upload(up, down, welcome.boot, frames, progress));
     let beating = tokio::spawn(async move {
         loop {
             session.send(Up::Heartbeat(pb::Heartbeat::default())).await;
@@ -140,11 +163,6 @@ async fn a_reader_that_stops_reading_is_told_how_many_events_it_missed_and_finds
         since: Some(pb::Cursor { boot: welcome.boot, seq: first_hole - 1 }),
         ..pb::ReadTerminalRequest::default()
     };
-    eventually_async("everything is durable", async || {
-        let head = hub.control().node("web-1").await.ok()?.head?;
-        (head.seq == frames).then_some(())
-    })
-    .await;
     let mut log = hub.control().client().read_terminal(request).await.unwrap().into_inner();
     while let Some(message) = log.message().await.unwrap() {
         match message.message {

@@ -11,6 +11,7 @@ mod kills;
 mod lag;
 mod leaks;
 mod locks;
+mod logs;
 mod orphans;
 mod refusals;
 mod resume;
