@@ -1,6 +1,7 @@
 //! What is measured: each scenario starts a hub of its own, loads it, and answers with rows.
 
 pub mod comeback;
+pub mod core;
 pub mod fanout;
 pub mod idle;
 pub mod output;

@@ -3,8 +3,9 @@
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
-/// Unacked output at which a flood waits: the real agent's default spool, whose full state stops the process.
-const SPOOL_BYTES: u64 = 64 * 1024 * 1024;
+/// Unacked output at which a flood waits unless told otherwise: the real agent's default spool, whose full state stops
+/// the process.
+pub const SPOOL_BYTES: u64 = 64 * 1024 * 1024;
 /// The real agent's bounds on one batch.
 const BATCH_BYTES: u64 = 256 * 1024;
 const BATCH_FRAMES: u64 = 512;
@@ -37,13 +38,14 @@ impl Output for Quiet {
 #[derive(Clone, Debug)]
 pub struct Flood {
     frame: Bytes,
+    spool_bytes: u64,
 }
 
 impl Flood {
-    /// Frames of this many bytes.
+    /// Frames of `frame_bytes`, of which at most `spool_bytes` are under way and not acked.
     #[must_use]
-    pub fn new(frame_bytes: usize) -> Self {
-        Self { frame: text(frame_bytes).into() }
+    pub fn new(frame_bytes: usize, spool_bytes: u64) -> Self {
+        Self { frame: text(frame_bytes).into(), spool_bytes }
     }
 }
 
@@ -54,7 +56,7 @@ impl Output for Flood {
 
     async fn batch(&mut self, sent: u64, acked: u64) -> Vec<Bytes> {
         let waiting = sent.saturating_sub(acked) * self.frame_bytes();
-        if waiting >= SPOOL_BYTES {
+        if waiting >= self.spool_bytes {
             // Asked again after the next ack.
             return std::future::pending().await;
         }
@@ -117,10 +119,14 @@ mod tests {
 
     #[test]
     fn a_flood_waits_when_its_spool_is_full() {
-        let mut flood = Flood::new(4096);
+        let mut flood = Flood::new(4096, SPOOL_BYTES);
         assert_eq!(flood.batch(0, 0).now_or_never().unwrap().len(), 64, "a batch is 256 KiB");
         assert!(flood.batch(SPOOL_BYTES / 4096 + 10, 10).now_or_never().is_none());
         assert!(flood.batch(SPOOL_BYTES / 4096 + 10, 11).now_or_never().is_some());
-        assert_eq!(Flood::new(256).batch(0, 0).now_or_never().unwrap().len(), 512, "and at most 512 frames");
+        assert_eq!(
+            Flood::new(256, SPOOL_BYTES).batch(0, 0).now_or_never().unwrap().len(),
+            512,
+            "and at most 512 frames"
+        );
     }
 }

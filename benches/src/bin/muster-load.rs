@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
 use clap::{Parser, Subcommand};
+use muster_benches::agent::output::SPOOL_BYTES;
 use muster_benches::hub::Launcher;
 use muster_benches::report::{Report, Row, say, table};
 use muster_benches::{process, scenario};
@@ -36,6 +37,14 @@ struct Args {
     #[arg(long, global = true, value_name = "N", default_value_t = 2000)]
     nodes: usize,
 
+    /// How much output an agent has under way that is not acked, in MiB; the default is the real agent's
+    #[arg(long, global = true, value_name = "MIB", default_value_t = SPOOL_BYTES >> 20)]
+    spool_mib: u64,
+
+    /// Where criterion left its results, for `core`
+    #[arg(long, global = true, value_name = "DIR", default_value = "target/criterion")]
+    criterion: PathBuf,
+
     /// Where the rows are written; those of other areas stay as they are
     #[arg(long, global = true, value_name = "FILE", default_value = "benches/results/latest.json")]
     results: PathBuf,
@@ -51,6 +60,8 @@ enum What {
     Idle,
     /// The return of the fleet after the hub was killed
     Comeback,
+    /// What `cargo bench -p muster-benches` measured last, as rows beside the others
+    Core,
     /// All of these
     All,
 }
@@ -77,6 +88,9 @@ fn main() -> Result<()> {
 }
 
 async fn measure(args: &Args) -> Result<Vec<Row>> {
+    if args.what == What::Core {
+        return scenario::core::run(&args.criterion);
+    }
     let launcher = Launcher {
         binary: args.muster.canonicalize().with_context(|| {
             format!("{}: run `cargo build --release -p muster` first", args.muster.display())
@@ -88,7 +102,7 @@ async fn measure(args: &Args) -> Result<Vec<Row>> {
     let mut rows = Vec::new();
     if wanted(What::Output) {
         say("durable output");
-        rows.extend(scenario::output::run(&launcher, args.rounds, args.seconds).await?);
+        rows.extend(scenario::output::run(&launcher, args.rounds, args.seconds, args.spool_mib << 20).await?);
     }
     if wanted(What::Fanout) {
         say("fan-out");
@@ -101,6 +115,9 @@ async fn measure(args: &Args) -> Result<Vec<Row>> {
     if wanted(What::Comeback) {
         say("comeback");
         rows.extend(scenario::comeback::run(&launcher, args.rounds, args.nodes).await?);
+    }
+    if args.what == What::All && args.criterion.is_dir() {
+        rows.extend(scenario::core::run(&args.criterion)?);
     }
     Ok(rows)
 }

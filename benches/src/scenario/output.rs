@@ -8,7 +8,7 @@ use anyhow::{Result, ensure};
 use tokio::time::sleep;
 
 use super::{ONLINE_PATIENCE, ONLINE_POLL, float, why_broken};
-use crate::agent::output::Flood;
+use crate::agent::output::{Flood, SPOOL_BYTES};
 use crate::agent::{self, Progress};
 use crate::hub::Launcher;
 use crate::process;
@@ -29,6 +29,7 @@ struct Load {
     nodes: usize,
     frame_bytes: usize,
     trimming: bool,
+    spool_bytes: u64,
 }
 
 /// What one run of it gave.
@@ -43,16 +44,21 @@ struct Outcome {
     sent_per_acked: f64,
 }
 
-/// Runs every combination `rounds` times, `seconds` each.
+/// Runs every combination `rounds` times, `seconds` each, with agents that have at most `spool_bytes` under way.
 ///
 /// # Errors
 /// When a hub does not come up or nothing arrives.
-pub async fn run(launcher: &Launcher, rounds: usize, seconds: u64) -> Result<Vec<Row>> {
+pub async fn run(launcher: &Launcher, rounds: usize, seconds: u64, spool_bytes: u64) -> Result<Vec<Row>> {
     let loads = NODES.into_iter().flat_map(|nodes| {
-        FRAME_BYTES.into_iter().map(move |frame_bytes| Load { nodes, frame_bytes, trimming: true })
+        FRAME_BYTES.into_iter().map(move |frame_bytes| Load {
+            nodes,
+            frame_bytes,
+            trimming: true,
+            spool_bytes,
+        })
     });
     // What keeping only the last 16 MiB of each node costs shows beside a run in which everything is kept.
-    let untrimmed = Load { nodes: 16, frame_bytes: 4 * 1024, trimming: false };
+    let untrimmed = Load { nodes: 16, frame_bytes: 4 * 1024, trimming: false, spool_bytes };
     let mut rows = Vec::new();
     for load in loads.chain([untrimmed]) {
         let mut outcomes = Vec::new();
@@ -80,9 +86,13 @@ pub async fn run(launcher: &Launcher, rounds: usize, seconds: u64) -> Result<Vec
 
 impl Load {
     fn path(self) -> String {
-        let Self { nodes, frame_bytes, trimming } = self;
+        let Self { nodes, frame_bytes, trimming, spool_bytes } = self;
         let kept = if trimming { "" } else { ", nothing trimmed" };
-        format!("{nodes} node{}, frames of {frame_bytes} B{kept}", if nodes == 1 { "" } else { "s" })
+        let spool = match spool_bytes {
+            SPOOL_BYTES => String::new(),
+            bytes => format!(", {} MiB under way", bytes >> 20),
+        };
+        format!("{nodes} node{}, frames of {frame_bytes} B{kept}{spool}", if nodes == 1 { "" } else { "s" })
     }
 }
 
@@ -91,7 +101,7 @@ async fn once(launcher: &Launcher, load: Load, window: Duration) -> Result<Outco
     let token = hub.join_token(load.nodes).await?;
     let agents = agent::enrol(&hub.grpc_url(), &token, load.nodes, &launcher.clock).await?;
     let progress = Arc::new(Progress::default());
-    let flood = Flood::new(load.frame_bytes);
+    let flood = Flood::new(load.frame_bytes, load.spool_bytes);
     let _running = agent::start(agents, &hub.grpc_url(), &progress, |_| flood.clone());
     hub.online(load.nodes, ONLINE_PATIENCE, ONLINE_POLL).await?;
     sleep(WARM_UP).await;
