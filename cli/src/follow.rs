@@ -20,6 +20,10 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 /// A hub that comes back is noticed within this time.
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
+/// A stream without frames must stand for this long before the hub counts as back: one that shuts down still takes
+/// streams for a moment and ends them at once.
+const SETTLED: Duration = Duration::from_millis(500);
+
 /// What is to be read.
 #[derive(Clone, Debug)]
 pub(crate) struct Reading {
@@ -188,20 +192,22 @@ impl Follower {
             Err(status) => return Ok(Err(status)),
         };
         loop {
-            let message = match stream.message().await {
-                Ok(Some(response)) => response.message,
-                Ok(None) => return Ok(Err(Status::unavailable("the stream ended early"))),
-                Err(status) => return Ok(Err(status)),
+            let next = tokio::time::timeout(SETTLED, stream.message());
+            let message = match next.await {
+                Ok(Ok(Some(response))) => response.message,
+                Ok(Ok(None)) => return Ok(Err(Status::unavailable("the stream ended early"))),
+                Ok(Err(status)) => return Ok(Err(status)),
+                Err(_) => {
+                    self.settled().await?;
+                    continue;
+                }
             };
-            if std::mem::take(&mut self.told) {
-                self.hand(Item::HubBack).await?;
-            }
             match message {
                 Some(Message::Start(start)) => {
                     self.resume = self.resume.or_else(|| start.since.map(cursor));
                 }
                 Some(Message::Frames(seen)) => {
-                    self.outage.over();
+                    self.settled().await?;
                     for frame in seen.frames {
                         if let Some(item) = self.accept(seen.boot, frame) {
                             self.hand(item).await?;
@@ -209,10 +215,10 @@ impl Follower {
                     }
                 }
                 Some(Message::CaughtUp(_)) => {
-                    self.outage.over();
                     self.hand(Item::CaughtUp).await?;
                 }
                 Some(Message::End(end)) => {
+                    self.settled().await?;
                     let next = end.next.map(cursor).or(self.resume);
                     self.hand(Item::End { next, truncated: end.truncated }).await?;
                     return Ok(Ok(()));
@@ -221,6 +227,12 @@ impl Follower {
                 None => {}
             }
         }
+    }
+
+    /// The stream has proved that it works: an outage is over.
+    async fn settled(&mut self) -> Result<(), ReaderGone> {
+        self.outage.over();
+        if std::mem::take(&mut self.told) { self.hand(Item::HubBack).await } else { Ok(()) }
     }
 
     fn request(&self) -> pb::ReadTerminalRequest {
@@ -268,7 +280,7 @@ impl Follower {
 }
 
 /// The last place that a frame stands for: its own, or a gap's end.
-fn end_of(boot: u64, frame: &pb::Frame) -> Cursor {
+pub(crate) fn end_of(boot: u64, frame: &pb::Frame) -> Cursor {
     let last_seq = match &frame.kind {
         Some(Kind::Gap(gap)) if gap.last_seq == 0 => u64::MAX,
         Some(Kind::Gap(gap)) => gap.last_seq,

@@ -23,6 +23,8 @@ use crate::tty::{AlternateScreen, DetachKeys, RawMode};
 const TYPED_AHEAD_BYTES: usize = 64 * 1024;
 /// How much of a terminal is shown to someone who was not there, in bytes: some screens full.
 const CATCH_UP_BYTES: u64 = 256 * 1024;
+/// How long leaving waits for the last keys to arrive.
+const LAST_KEYS: Duration = Duration::from_secs(1);
 /// The hub may be away for any time: the user decides when to leave.
 const PATIENCE: Duration = Duration::MAX;
 
@@ -56,8 +58,9 @@ impl Join {
     /// Returns when the task has ended or the user has left it, with the process's exit code.
     pub(crate) async fn run(self, hub: &Hub, clock: &Clock) -> Result<u8, Failure> {
         let place = Place::of_task(&self.task.task_id);
-        let start = match (self.coming_back, place.read()) {
-            (true, Some(cursor)) => Start::After(cursor),
+        let before = place.read().filter(|_| self.coming_back);
+        let start = match (self.coming_back, &before) {
+            (true, Some((cursor, _))) => Start::After(*cursor),
             (true, None) => Start::TailBytes(CATCH_UP_BYTES),
             (false, _) => {
                 self.task.read_from.map_or(Start::Oldest, |from| Start::After(follow::cursor(from)))
@@ -75,11 +78,18 @@ impl Join {
         let (task_id, node, keys) = (self.task.task_id.clone(), self.node.clone(), self.keys.to_string());
         let raw = RawMode::enter()?;
         let mut joined = Joined::new(self, hub, clock, console)?;
+        if before.is_some_and(|(_, alternate_screen)| alternate_screen) {
+            joined.enter_alternate_screen().await?;
+        }
         let left = joined.until_left(items).await;
+        let all_typed = !matches!(left, Ok(Left::Detached)) || joined.finish_typing().await;
+        if matches!(left, Ok(Left::Detached)) && !joined.screen.is_on() {
+            joined.console.write(To::Stdout, Bytes::from_static(b"\r\n")).await?;
+        }
         let flushed = joined.console.flush().await;
         raw.leave(joined.screen.is_on());
         if let Some(cursor) = joined.last.filter(|_| flushed.is_ok()) {
-            place.write(cursor);
+            place.write(cursor, joined.screen.is_on());
         }
         match left? {
             Left::Ended(end) => {
@@ -91,6 +101,9 @@ impl Join {
             }
             Left::Detached => {
                 let (task_id, node) = (sanitise(&task_id), sanitise(&node));
+                if !all_typed {
+                    output::note("what was typed last did not reach the task");
+                }
                 output::note(&format!(
                     "detached with {keys}, the task goes on; come back with: muster attach {node} --task {task_id}"
                 ));
@@ -112,7 +125,9 @@ struct Joined {
     started: watch::Sender<bool>,
     /// What was typed and is not on its way yet.
     typed: Vec<u8>,
-    typing: mpsc::Sender<Bytes>,
+    /// Closed to say that nothing more is typed.
+    typing: Option<mpsc::Sender<Bytes>>,
+    typist: tokio::task::JoinHandle<()>,
     size: watch::Sender<(u32, u32)>,
     workers: tokio::task::JoinSet<()>,
 }
@@ -125,7 +140,7 @@ impl Joined {
         let (typing, typed) = mpsc::channel(1);
         let mut workers = tokio::task::JoinSet::new();
         let feeder = Feeder::new(hub, &task.task_id, 0, PATIENCE, clock);
-        workers.spawn(type_in(feeder, typed, coming_back, has_started.clone(), console.clone()));
+        let typist = type_in(feeder, typed, coming_back, has_started.clone(), console.clone());
         let resizer = Resizer {
             hub: hub.clone(),
             task_id: task.task_id.clone(),
@@ -142,13 +157,15 @@ impl Joined {
             hub_away: false,
             started,
             typed: Vec::new(),
-            typing,
+            typing: Some(typing),
+            typist: tokio::spawn(typist),
             size,
             workers,
         })
     }
 
     async fn until_left(&mut self, mut items: Items) -> Result<Left, Failure> {
+        let Some(typing) = self.typing.clone() else { return Ok(Left::Detached) };
         let mut keys = stdin::read_local()?;
         let mut resized = signals::listen(SignalKind::window_change())?;
         let mut hung_up = signals::listen(SignalKind::hangup())?;
@@ -158,7 +175,6 @@ impl Joined {
         let quiet = tokio::time::sleep(run::QUIET_BEFORE_NOTE);
         tokio::pin!(quiet);
         let mut quiet_over = false;
-        let typing = self.typing.clone();
         loop {
             let room = self.typed.len() < TYPED_AHEAD_BYTES || self.hub_away;
             tokio::select! {
@@ -196,6 +212,24 @@ impl Joined {
                 }
             }
         }
+    }
+
+    /// Sees to it that what was typed before leaving arrives; false: it did not, or nobody knows.
+    async fn finish_typing(&mut self) -> bool {
+        let (Some(typing), rest) = (self.typing.take(), std::mem::take(&mut self.typed)) else { return true };
+        let finish = async {
+            let sent = rest.is_empty() || typing.send(Bytes::from(rest)).await.is_ok();
+            drop(typing);
+            (&mut self.typist).await.is_ok() && sent
+        };
+        tokio::time::timeout(LAST_KEYS, finish).await.unwrap_or(false)
+    }
+
+    /// A full-screen program was left: it believes that its screen is still there.
+    async fn enter_alternate_screen(&mut self) -> Result<(), Failure> {
+        const ENTER: &[u8] = b"\x1b[?1049h";
+        self.screen.see(ENTER);
+        self.console.write(To::Stdout, Bytes::from_static(ENTER)).await
     }
 
     async fn show(&mut self, item: Item) -> Result<Option<Left>, Failure> {
@@ -328,6 +362,9 @@ fn gone(stopped: Stopped) -> Failure {
     }
 }
 
+/// The word for it in the file of a [`Place`].
+const ALTERNATE_SCREEN: &str = "alternate-screen";
+
 /// Where this user was in a task's output when leaving it: a small file, which may be missing.
 struct Place(Option<PathBuf>);
 
@@ -339,16 +376,21 @@ impl Place {
         Self(id.zip(folder).map(|(id, folder)| folder.join("muster/attach").join(id.to_string())))
     }
 
-    fn read(&self) -> Option<Cursor> {
-        std::fs::read_to_string(self.0.as_ref()?).ok()?.trim().parse().ok()
+    /// The last frame that was shown, and whether a full-screen program was on.
+    fn read(&self) -> Option<(Cursor, bool)> {
+        let text = std::fs::read_to_string(self.0.as_ref()?).ok()?;
+        let mut words = text.split_whitespace();
+        let cursor = words.next()?.parse().ok()?;
+        Some((cursor, words.next() == Some(ALTERNATE_SCREEN)))
     }
 
     /// Failing costs no more than a longer look back.
-    fn write(&self, cursor: Cursor) {
+    fn write(&self, cursor: Cursor, alternate_screen: bool) {
         let Some(path) = &self.0 else { return };
         let written = path.parent().map_or(Ok(()), std::fs::create_dir_all).and_then(|()| {
             let new = path.with_extension("new");
-            std::fs::write(&new, format!("{cursor}\n"))?;
+            let screen = if alternate_screen { ALTERNATE_SCREEN } else { "" };
+            std::fs::write(&new, format!("{cursor} {screen}\n"))?;
             std::fs::rename(&new, path)
         });
         if let Err(error) = written {
@@ -365,6 +407,7 @@ impl Place {
 
 impl Drop for Joined {
     fn drop(&mut self) {
+        self.typist.abort();
         self.workers.abort_all();
     }
 }
@@ -379,8 +422,10 @@ mod tests {
         let place = Place(Some(folder.path().join("muster/attach/x")));
         assert_eq!(place.read(), None);
         let cursor: Cursor = "7:12".parse().unwrap();
-        place.write(cursor);
-        assert_eq!(place.read(), Some(cursor));
+        place.write(cursor, false);
+        assert_eq!(place.read(), Some((cursor, false)));
+        place.write(cursor, true);
+        assert_eq!(place.read(), Some((cursor, true)));
         place.forget();
         assert_eq!(place.read(), None);
         assert!(Place::of_task("../../etc/passwd").0.is_none());

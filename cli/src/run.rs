@@ -153,7 +153,7 @@ pub(crate) async fn watch(
 ) -> Result<TaskEnd, Failure> {
     let start = task.read_from.map_or(Start::Oldest, |place| Start::After(follow::cursor(place)));
     let mut watching = Watching { hub, order, task, printer, started, clock, last: None };
-    let result = watching.to_the_end(start).await;
+    let result = watching.until_end(start).await;
     watching.printer.finish().await?;
     result
 }
@@ -169,7 +169,7 @@ struct Watching<'a> {
 }
 
 impl Watching<'_> {
-    async fn to_the_end(&mut self, mut start: Start) -> Result<TaskEnd, Failure> {
+    async fn until_end(&mut self, mut start: Start) -> Result<TaskEnd, Failure> {
         loop {
             if let Some(end) = self.read(start).await? {
                 return Ok(end);

@@ -69,40 +69,37 @@ struct HubLine {
 
 /// Runs the demo until it is told to stop.
 pub(crate) async fn run(args: DemoArgs, clock: Clock) -> anyhow::Result<u8> {
-    telemetry::init(LogFormat::Auto, &args.log, LogTarget::Stderr).map_err(hub::failure)?;
+    telemetry::init(LogFormat::Auto, &args.log, LogTarget::Stderr).map_err(|error| hub::failure(&error))?;
     let mut interrupts = Interrupts::listen()?;
     let temporary = match args.data_dir {
         Some(_) => None,
         None => Some(tempfile::Builder::new().prefix("muster-demo-").tempdir()?),
     };
     let data_dir = match (&args.data_dir, &temporary) {
-        (Some(dir), _) => dir.clone(),
+        (Some(dir), _) => std::path::absolute(dir)?,
         (None, Some(dir)) => dir.path().to_owned(),
         (None, None) => anyhow::bail!("there is no data folder"),
     };
     // The demo's hub would stay the one that commands find, although it is gone.
     let pointer = temporary.as_ref().map(|_| client::Pointer::remember());
     let mut demo = Demo::new(data_dir, temporary.is_some(), clock);
-    let code = tokio::select! {
+    let mut result = tokio::select! {
         result = Box::pin(demo.start(args.exit_after_first_command)) => result,
         code = interrupts.next() => Ok(code),
     };
-    let code = match code {
-        Ok(code) if !args.exit_after_first_command => {
-            tokio::select! {
-                failure = demo.failed() => Err(failure),
-                _ = interrupts.next() => Ok(exit::DONE),
-                () = std::future::ready(()), if code != exit::DONE => Ok(code),
-            }
-        }
-        other => other,
-    };
+    if !args.exit_after_first_command && matches!(result, Ok(exit::DONE)) {
+        result = tokio::select! {
+            failure = demo.failed() => Err(failure),
+            _ = interrupts.next() => Ok(exit::DONE),
+        };
+    }
     let stopped = tokio::select! {
-        result = demo.stop() => result,
+        stopped = demo.stop() => stopped,
         code = interrupts.next() => return Ok(code),
     };
     drop(pointer);
-    stopped.and(code).map_err(Into::into)
+    // What went wrong first is what counts.
+    result.and_then(|code| stopped.map(|()| code)).map_err(Into::into)
 }
 
 struct Demo {
@@ -171,7 +168,8 @@ impl Demo {
             .config;
         let (ready, is_ready) = oneshot::channel();
         let serving = muster_hub::run(config, self.clock.clone(), self.stop_hub.clone(), Some(ready));
-        self.hub = Some(tokio::spawn(async move { Box::pin(serving).await.map_err(hub::failure) }));
+        self.hub =
+            Some(tokio::spawn(async move { Box::pin(serving).await.map_err(|error| hub::failure(&error)) }));
         match is_ready.await {
             Ok(addresses) => Ok(addresses),
             Err(_) => Err(self.failed().await),
@@ -201,7 +199,7 @@ impl Demo {
     async fn online_node(&mut self, hub: &Hub) -> Result<pb::NodeView, Failure> {
         let looking = async {
             loop {
-                let (nodes, _) = nodes::list(hub, "demo=yes").await?;
+                let nodes = nodes::list(hub, "demo=yes").await?;
                 if let Some(node) = nodes.into_iter().find(|node| node.status() == pb::NodeStatus::Online) {
                     return Ok(node);
                 }
@@ -263,10 +261,9 @@ impl Demo {
             result = wait(agent) => ("agent", result),
             result = wait(hub) => ("hub", result),
         };
-        if what == "agent" {
-            self.agent = None
-        } else {
-            self.hub = None
+        match what {
+            "agent" => self.agent = None,
+            _ => self.hub = None,
         }
         ended(what, result)
     }

@@ -129,7 +129,7 @@ pub(crate) async fn run(args: ExecArgs, clock: Clock) -> anyhow::Result<u8> {
     }
     let several = nodes.is_some();
     let exec = Exec { hub, args: Arc::new(args), clock, several, cancel: Cancel::default() };
-    exec.to_the_end(nodes).await.map_err(Into::into)
+    exec.until_end(nodes).await.map_err(Into::into)
 }
 
 /// Node names and ids have none of these characters (see the enrolment's rules).
@@ -224,7 +224,7 @@ impl Done {
 }
 
 impl Exec {
-    async fn to_the_end(self, nodes: Option<Vec<String>>) -> Result<u8, Failure> {
+    async fn until_end(self, nodes: Option<Vec<String>>) -> Result<u8, Failure> {
         let console = Console::start()?;
         let mut interrupts = Interrupts::listen()?;
         let working = self.run_all(nodes, &console);
@@ -286,6 +286,12 @@ impl Exec {
         let end = run::watch(&self.hub, &order, &task, &mut printer, &started, &self.clock).await;
         if let Some(feeding) = feeding {
             feeding.abort();
+        }
+        if end.as_ref().is_err_and(|failure| failure.exit == exit::PIPE_CLOSED) {
+            let id = output::sanitise(&task.task_id);
+            output::note(&format!(
+                "nobody reads the output any more, task {id} goes on: `muster tasks cancel {id}`"
+            ));
         }
         self.cancel.remove(&task.task_id);
         let end = end?;
@@ -446,6 +452,19 @@ mod tests {
         for name in ["web-1", "all-1", "01939c5e-7a3b-7c4d-8e5f-0123456789ab", "a.b"] {
             assert!(!is_selector(name), "{name}");
         }
+    }
+
+    #[tokio::test]
+    async fn cancelling_reaches_every_task() {
+        let fake = crate::follow::fake::FakeHub::new(vec![]);
+        let (hub, _server) = fake.serve();
+        let cancel = Cancel::default();
+        for task in ["a", "b", "c"] {
+            cancel.add(task);
+        }
+        cancel.remove("b");
+        cancel_all(hub, cancel.tasks(), Duration::ZERO, Clock::system()).await;
+        assert_eq!(fake.cancelled(), 2);
     }
 
     #[test]

@@ -30,13 +30,13 @@ Examples:
   muster logs web-1 --since 10m
   muster logs web-1 --task 01939c5e-7a3b-7c4d-8e5f-0123456789ab --view raw > out.bin
   muster logs web-1 --max-bytes 65536 --show-cursor
-  muster logs web-1 --since 1763880000000:42 -o json | jq -r 'select(.kind == \"output\") | .data' | base64 -d
+  muster logs web-1 --since 1763880000000:42 -o json | jq -r 'select(.kind == \"output\") | .data_base64' | base64 -d
 
 A cursor (boot:seq) names a frame; reading goes on after it, exactly. What is missing is told on stderr. A node's log
 is one stream: the stdout, stderr and terminals of all its tasks, in the order of their birth.
 
 With -o json each frame is one object on a line: cursor, at_unix_ms, task_id, kind (started, output, ended, gap,
-closed) and what belongs to that kind; the bytes of output are in base64, and --view does not matter.
+closed) and what belongs to that kind; output is in data_base64, every byte as it was.
 
 If the hub goes away, reading goes on at the same place when it is back (see --reconnect). Exit codes: see muster
 --help; 130 after Ctrl-C.";
@@ -317,9 +317,9 @@ mod tests {
             stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
         let kinds: Vec<&str> = objects.iter().map(|object| object["kind"].as_str().unwrap()).collect();
         assert_eq!(kinds, ["started", "output", "output", "output", "ended", "gap"]);
-        assert_eq!(objects[1]["data"], "b25lG1sz");
+        assert_eq!(objects[1]["data_base64"], "b25lG1sz");
         assert_eq!(objects[1]["task_id"], TASK);
-        assert_eq!((&objects[5]["cursor"], &objects[5]["last_seq"]), (&"7:6".into(), &9.into()));
+        assert_eq!((&objects[5]["cursor"], &objects[5]["last_seq"]), (&"7:9".into(), &9.into()));
         assert!(stderr.contains("4 frames are missing"), "{stderr}");
     }
 

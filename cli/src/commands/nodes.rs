@@ -111,7 +111,7 @@ pub(crate) async fn run(args: NodesArgs, clock: &Clock) -> anyhow::Result<u8> {
     let hub = Hub::find(&args.connection)?;
     match args.command {
         NodesCommand::Ls { selector, output } => {
-            let (nodes, _) = list(&hub, &selector).await?;
+            let nodes = list(&hub, &selector).await?;
             print(&nodes, &selector, output, clock)?;
         }
         NodesCommand::Get { node, output } => {
@@ -135,20 +135,17 @@ pub(crate) async fn run(args: NodesArgs, clock: &Clock) -> anyhow::Result<u8> {
     Ok(exit::DONE)
 }
 
-/// All nodes that a selector names, by name, and the position of the events at which the list was taken.
-pub(crate) async fn list(hub: &Hub, selector: &str) -> Result<(Vec<pb::NodeView>, String), Failure> {
+/// All nodes that a selector names, by name.
+pub(crate) async fn list(hub: &Hub, selector: &str) -> Result<Vec<pb::NodeView>, Failure> {
     let mut request =
         pb::ListNodesRequest { selector: selector.to_owned(), page_size: PAGE, page_token: String::new() };
     let mut nodes = Vec::new();
-    let mut position = None;
     loop {
         let page = hub.control().list_nodes(request.clone()).await.map_err(|status| hub.failure(&status))?;
         let page = page.into_inner();
         nodes.extend(page.nodes);
-        // The first page's: what changes while the others are read is told again.
-        let position = position.get_or_insert(page.position);
         if page.next_page_token.is_empty() {
-            return Ok((nodes, std::mem::take(position)));
+            return Ok(nodes);
         }
         request.page_token = page.next_page_token;
     }
@@ -156,7 +153,7 @@ pub(crate) async fn list(hub: &Hub, selector: &str) -> Result<(Vec<pb::NodeView>
 
 /// The names of all nodes that a selector names.
 pub(crate) async fn names(hub: &Hub, selector: &str) -> Result<Vec<String>, Failure> {
-    let (nodes, _) = list(hub, selector).await?;
+    let nodes = list(hub, selector).await?;
     Ok(nodes.into_iter().map(|node| node.name).collect())
 }
 
@@ -266,7 +263,7 @@ fn warnings(node: &pb::NodeView) -> String {
 }
 
 fn of_total(used: u64, total: u64) -> String {
-    format!("{} of {}", output::size(used), output::size(total))
+    if total == 0 { String::new() } else { format!("{} of {}", output::size(used), output::size(total)) }
 }
 
 #[cfg(test)]

@@ -1,11 +1,14 @@
 //! `muster tasks`: what was run, what runs, and how it ended.
 
+use std::collections::HashMap;
+
 use clap::{Args, Subcommand};
 use muster_proto::v1 as pb;
 use registry_core::Clock;
 
 use crate::args::{Connection, ListFormat, TextFormat, as_ms, parse_time};
 use crate::client::Hub;
+use crate::commands::nodes;
 use crate::exit::{self, Failure};
 use crate::output::{self, Tone, json};
 
@@ -85,7 +88,8 @@ pub(crate) async fn run(args: TasksArgs, clock: &Clock) -> anyhow::Result<u8> {
     match args.command {
         TasksCommand::Ls { node, active, limit, output } => {
             let tasks = list(&hub, node.unwrap_or_default(), active, limit).await?;
-            print(&tasks, output, clock)?;
+            let names = if output == ListFormat::Table { node_names(&hub).await? } else { HashMap::new() };
+            print(&tasks, &names, output, clock)?;
         }
         TasksCommand::Get { task_id, output } => {
             let request = pb::GetTaskRequest { task_id, wait_ms: 0 };
@@ -128,7 +132,18 @@ pub(crate) async fn list(
     }
 }
 
-fn print(tasks: &[pb::TaskView], format: ListFormat, clock: &Clock) -> Result<(), Failure> {
+/// Names by id: people know nodes by name.
+async fn node_names(hub: &Hub) -> Result<HashMap<String, String>, Failure> {
+    let nodes = nodes::list(hub, "").await?;
+    Ok(nodes.into_iter().map(|node| (node.node_id, node.name)).collect())
+}
+
+fn print(
+    tasks: &[pb::TaskView],
+    node_names: &HashMap<String, String>,
+    format: ListFormat,
+    clock: &Clock,
+) -> Result<(), Failure> {
     if tasks.is_empty() && format == ListFormat::Table {
         output::note("no tasks: run one with `muster exec NODE -- CMD`");
         return Ok(());
@@ -141,7 +156,7 @@ fn print(tasks: &[pb::TaskView], format: ListFormat, clock: &Clock) -> Result<()
             let argv = task.spec.as_ref().map(|spec| command_line(&spec.argv)).unwrap_or_default();
             vec![
                 (task.task_id.clone(), Tone::Plain),
-                (task.node_id.clone(), Tone::Plain),
+                (node_names.get(&task.node_id).unwrap_or(&task.node_id).clone(), Tone::Plain),
                 (state(task), tone(task)),
                 (output::ago(task.created_at_unix_ms, now), Tone::Plain),
                 (task.created_by.clone(), Tone::Plain),

@@ -6,6 +6,8 @@ use muster_proto::v1::{self as pb, frame::Kind};
 use registry_core::{Boot, Cursor};
 use serde_json::{Value, json};
 
+use crate::follow::end_of;
+
 /// A node.
 pub(crate) fn node(view: &pb::NodeView) -> Value {
     json!({
@@ -145,19 +147,15 @@ pub(crate) const fn gap_reason(reason: pb::GapReason) -> &'static str {
     }
 }
 
-/// One frame of a terminal log; output as base64, because it may be any bytes.
+/// One frame of a terminal log, read on from `cursor`; output in base64, because it may be any bytes. What a kind
+/// does not have is left out.
 pub(crate) fn frame(boot: u64, frame: &pb::Frame) -> Value {
-    let task_id = uuid::Uuid::from_slice(&frame.task_id).ok().map(|id| id.to_string());
-    let mut object = json!({
-        "cursor": Cursor::new(Boot(boot), frame.seq).to_string(),
-        "at_unix_ms": frame.at_unix_ms,
-        "task_id": task_id,
-    });
     let (kind, more) = match &frame.kind {
         Some(Kind::Started(started)) => ("started", json!({ "pid": started.pid, "pty": started.pty })),
-        Some(Kind::Output(output)) => {
-            ("output", json!({ "stream": stream(output.stream()), "data": STANDARD.encode(&output.data) }))
-        }
+        Some(Kind::Output(output)) => (
+            "output",
+            json!({ "stream": stream(output.stream()), "data_base64": STANDARD.encode(&output.data) }),
+        ),
         Some(Kind::Ended(ended)) => (
             "ended",
             json!({
@@ -168,20 +166,24 @@ pub(crate) fn frame(boot: u64, frame: &pb::Frame) -> Value {
                 "duration_ms": ended.duration_ms,
             }),
         ),
-        Some(Kind::Gap(gap)) => (
-            "gap",
-            json!({
-                "first_seq": frame.seq,
-                "last_seq": (gap.last_seq != 0).then_some(gap.last_seq),
-                "reason": gap_reason(gap.reason()),
-            }),
-        ),
+        Some(Kind::Gap(gap)) => {
+            ("gap", json!({ "first_seq": frame.seq, "reason": gap_reason(gap.reason()) }))
+        }
         Some(Kind::Closed(_)) => ("closed", json!({})),
         None => ("unknown", json!({})),
     };
-    object["kind"] = kind.into();
+    let mut object = json!({
+        "cursor": end_of(boot, frame).to_string(),
+        "at_unix_ms": frame.at_unix_ms,
+        "task_id": uuid::Uuid::from_slice(&frame.task_id).ok().map(|id| id.to_string()),
+        "kind": kind,
+    });
     if let (Value::Object(object), Value::Object(more)) = (&mut object, more) {
         object.extend(more);
+        object.retain(|_, value| !value.is_null());
+        if let Some(Kind::Gap(gap)) = &frame.kind {
+            object.insert("last_seq".to_owned(), (gap.last_seq != 0).then_some(gap.last_seq).into());
+        }
     }
     object
 }

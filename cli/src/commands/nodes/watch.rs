@@ -33,9 +33,10 @@ impl Watch {
     /// Prints events until Ctrl-C, or until the hub stays away.
     pub(super) async fn run(self, hub: &Hub, clock: &Clock) -> Result<u8, Failure> {
         let mut interrupts = Interrupts::listen()?;
-        let mut watching = Watching { watch: self, hub, names: HashMap::new(), position: String::new() };
+        let mut watching =
+            Watching { watch: self, hub, names: HashMap::new(), position: String::new(), list_is_due: false };
         tokio::select! {
-            result = Box::pin(watching.to_the_end(clock)) => result.map(|()| exit::DONE),
+            result = Box::pin(watching.until_end(clock)) => result.map(|()| exit::DONE),
             code = interrupts.next() => Ok(code),
         }
     }
@@ -48,13 +49,15 @@ struct Watching<'a> {
     names: HashMap<String, String>,
     /// Where the last event stood.
     position: String,
+    /// The nodes are to be listed as soon as the stream of events stands: in this order nothing is missed.
+    list_is_due: bool,
 }
 
 impl Watching<'_> {
-    async fn to_the_end(&mut self, clock: &Clock) -> Result<(), Failure> {
+    async fn until_end(&mut self, clock: &Clock) -> Result<(), Failure> {
         match self.watch.since.take() {
             Some(since) => self.position = since,
-            None => self.list_all().await?,
+            None => self.list_is_due = true,
         }
         let mut outage = Outage::new(self.watch.patience, clock.clone());
         let mut told = false;
@@ -93,23 +96,21 @@ impl Watching<'_> {
             if std::mem::take(told) {
                 output::note("the hub is back");
             }
-            let missed = matches!(event.event, Some(Event::Gap(_)));
             if !event.position.is_empty() {
                 self.position.clone_from(&event.position);
             }
             self.print(&event)?;
-            if missed {
-                // As the contract says: the list tells what the missed events would have.
+            // As the contract says: after a gap the list tells what the missed events would have.
+            self.list_is_due |= matches!(event.event, Some(Event::Gap(_)));
+            if std::mem::take(&mut self.list_is_due) {
                 self.list_all().await?;
-                return Ok(Status::unavailable("events were missed"));
             }
         }
     }
 
-    /// Prints the nodes as they are; what happens after that comes as events.
+    /// Prints the nodes as they are. What happened in the meantime comes as events again.
     async fn list_all(&mut self) -> Result<(), Failure> {
-        let (nodes, position) = super::list(self.hub, "").await?;
-        self.position = position;
+        let nodes = super::list(self.hub, "").await?;
         self.names.clear();
         let wanted = std::mem::take(&mut self.watch.nodes);
         for node in nodes {
