@@ -138,12 +138,10 @@ impl Enrolment {
             .as_slice()
             .try_into()
             .map_err(|_| invalid("public_key", "an Ed25519 public key has 32 bytes"))?;
-        verify(
-            &public_key,
-            &muster_proto::signing::enrol(&claim.join_token, &claim.public_key),
-            &claim.signature,
-        )
-        .map_err(|()| invalid("signature", "the signature is not by the key that is to be enrolled"))?;
+        let message = muster_proto::signing::enrol(&claim.join_token, &claim.public_key);
+        if !is_signed(&public_key, &message, &claim.signature) {
+            return Err(invalid("signature", "the signature is not by the key that is to be enrolled"));
+        }
         check_name(&claim.name)?;
         check_labels(&claim.labels)?;
         let (id, secret) = claim
@@ -199,14 +197,14 @@ impl Enrolment {
     }
 }
 
-/// Checks an Ed25519 signature, strictly (no malleable or small-order variants).
-///
-/// # Errors
-/// When it is not by that key over that message.
-pub fn verify(public_key: &[u8; 32], message: &[u8], signature: &[u8]) -> Result<(), ()> {
-    let key = VerifyingKey::from_bytes(public_key).map_err(drop)?;
-    let signature = Signature::from_slice(signature).map_err(drop)?;
-    key.verify_strict(message, &signature).map_err(drop)
+/// Whether an Ed25519 signature is by that key over that message, strictly (no malleable or small-order variants).
+#[must_use]
+pub fn is_signed(public_key: &[u8; 32], message: &[u8], signature: &[u8]) -> bool {
+    let (Ok(key), Ok(signature)) = (VerifyingKey::from_bytes(public_key), Signature::from_slice(signature))
+    else {
+        return false;
+    };
+    key.verify_strict(message, &signature).is_ok()
 }
 
 /// Checks what an agent says of its labels.

@@ -148,7 +148,7 @@ impl Tasks {
             CreateTaskOutcome::Created => {
                 inner.metrics.tasks_created_total.inc();
                 let shared = Arc::new(row.clone());
-                inner.book.enter(Arc::clone(&shared), inner.clock.monotonic_ms().saturating_add(ttl));
+                inner.book.enter(&shared, inner.clock.monotonic_ms().saturating_add(ttl));
                 inner.mesh.registry().publish(&node, |_| Event::Task(shared));
                 self.dispatch(&node);
                 Ok(Creation { task: row, new: true })

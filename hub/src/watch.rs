@@ -7,9 +7,7 @@ use std::time::Duration;
 
 use futures_util::Stream;
 use futures_util::stream::{StreamExt as _, unfold};
-use registry_core::{
-    Closed, Interest, NodeId, Position, Received, Resume, SubscribeOptions, Subscription,
-};
+use registry_core::{Closed, Interest, NodeId, Position, Received, Resume, SubscribeOptions, Subscription};
 use tokio_util::sync::CancellationToken;
 
 use crate::auth::{Action, Auth, Principal};
@@ -81,12 +79,7 @@ pub struct Watch {
 impl Watch {
     /// Puts the service together. `grace` is how long a reader may stand still with a full queue.
     #[must_use]
-    pub fn new(
-        mesh: Mesh,
-        auth: Arc<Auth>,
-        grace: Duration,
-        draining: CancellationToken,
-    ) -> Self {
+    pub fn new(mesh: Mesh, auth: Arc<Auth>, grace: Duration, draining: CancellationToken) -> Self {
         Self { registry: Arc::clone(mesh.registry()), mesh, auth, grace, draining }
     }
 
@@ -94,7 +87,7 @@ impl Watch {
     ///
     /// # Errors
     /// `forbidden`, `unknown_node`.
-    pub fn events(&self, principal: &Principal, request: WatchRequest) -> Result<WatchStream, HubError> {
+    pub fn events(&self, principal: &Principal, request: &WatchRequest) -> Result<WatchStream, HubError> {
         self.auth.authorize(principal, Action::EventRead, "events")?;
         let nodes: HashSet<NodeId> = request
             .nodes

@@ -1,5 +1,7 @@
 //! A byte's way through the hub: from an agent's frames to readers and to the disk, with the log's door opened and shut.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 use std::sync::Arc;
 use std::time::Duration;
 

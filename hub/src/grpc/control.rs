@@ -70,7 +70,7 @@ impl ControlApi {
         let (principal, request) = self.open(request)?;
         let since = non_empty(request.since).map(|text| parse_position(&text)).transpose()?;
         let watch = WatchRequest { since, nodes: request.nodes, output: request.output };
-        let items = self.hub.watch.events(&principal, watch)?;
+        let items = self.hub.watch.events(&principal, &watch)?;
         Ok(items.map(watched).boxed())
     }
 

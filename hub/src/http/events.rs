@@ -49,7 +49,7 @@ pub(super) async fn watch(
     let since = since.map(|text| text.parse::<Position>());
     let since = since.transpose().map_err(|_| HubError::plain(ErrorCode::InvalidPosition))?;
     let nodes = watching.nodes.split(',').filter(|node| !node.is_empty()).map(str::to_owned).collect();
-    let items = hub.watch.events(&principal, WatchRequest { since, nodes, output: watching.output })?;
+    let items = hub.watch.events(&principal, &WatchRequest { since, nodes, output: watching.output })?;
     Ok(stream(items.map(|item| Ok(sent(&item)))))
 }
 

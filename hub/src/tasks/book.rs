@@ -52,14 +52,14 @@ impl Book {
         let book = Self { store, registry, metrics, active: Mutex::default() };
         for row in rows {
             let left = row.expires_at_unix_ms.saturating_sub(now_unix_ms);
-            book.enter(Arc::new(row), now_ms.saturating_add(left));
+            book.enter(&Arc::new(row), now_ms.saturating_add(left));
         }
         Ok(book)
     }
 
     /// Takes in a task that was just written down.
-    pub fn enter(&self, row: Arc<TaskRow>, expires_ms: u64) {
-        let entry = Entry { row: watch::Sender::new(Arc::clone(&row)), expires_ms };
+    pub fn enter(&self, row: &Arc<TaskRow>, expires_ms: u64) {
+        let entry = Entry { row: watch::Sender::new(Arc::clone(row)), expires_ms };
         let count = {
             let mut active = self.active.lock();
             active.of.insert(row.id, row.node.clone());
