@@ -1,6 +1,7 @@
 //! Puts the parts together and sees them through: start, the long middle, the end in good order.
 
 use std::collections::HashMap;
+use std::path::Path;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -12,7 +13,7 @@ use muster_proto::v1;
 use parking_lot::Mutex;
 use registry_core::{Boot, BootId, Clock, FrameKind, TaskEnd, TaskOutcome};
 use tokio::sync::watch;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tonic::transport::Endpoint;
@@ -32,6 +33,10 @@ const DRAIN_DEADLINE: Duration = Duration::from_secs(5);
 /// How long the agent waits at its end for the groups that its predecessor left.
 const ORPHANS_DEADLINE: Duration = Duration::from_secs(3);
 
+/// How long to wait for the state folder's lock, and how often to look.
+const LOCK_PATIENCE: Duration = Duration::from_secs(1);
+const LOCK_POLL: Duration = Duration::from_millis(20);
+
 /// Runs an agent until `shutdown` is cancelled: enrols if need be, attaches, and stays attached as well as the hub
 /// allows. At the end its tasks are told to end, their last frames go up as far as five seconds allow.
 ///
@@ -40,7 +45,7 @@ const ORPHANS_DEADLINE: Duration = Duration::from_secs(3);
 /// the node was revoked. A hub that is away is not an error.
 pub async fn run(config: AgentConfig, clock: Clock, shutdown: CancellationToken) -> Result<(), AgentError> {
     let checked = config.check()?;
-    let state = State::open(&config.state_dir)?;
+    let state = open_state(&config.state_dir).await?;
     let key = state.key()?;
     let endpoint = dial::endpoint(checked.hub.clone());
     let identity = tokio::select! {
@@ -226,6 +231,17 @@ async fn settle(
     }
 }
 
+/// Opens the state folder. A process that a killed agent was just starting holds its lock for a moment longer.
+async fn open_state(folder: &Path) -> Result<State, AgentError> {
+    let patience = Instant::now() + LOCK_PATIENCE;
+    loop {
+        match State::open(folder) {
+            Err(AgentError::Locked { .. }) if Instant::now() < patience => sleep(LOCK_POLL).await,
+            opened => return opened,
+        }
+    }
+}
+
 /// Who this node is: as kept, or as enrolled now.
 async fn identify(
     config: &AgentConfig,
@@ -235,6 +251,9 @@ async fn identify(
     endpoint: &Endpoint,
 ) -> Result<Identity, AgentError> {
     if let Some(identity) = state.identity()? {
+        if config.name.as_ref().is_some_and(|name| *name != identity.name) {
+            tracing::warn!(name = %identity.name, "this node keeps the name that it was enrolled under");
+        }
         return Ok(identity);
     }
     let Some(file) = &config.join_token_file else {

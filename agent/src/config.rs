@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
+use clap::builder::FalseyValueParser;
 use clap::{Args, ValueEnum};
 use tonic::transport::Uri;
 
@@ -57,7 +58,7 @@ pub struct AgentConfig {
     pub labels: Vec<String>,
 
     /// Run nothing: every task is refused, whatever the hub says.
-    #[arg(long, env = "MUSTER_NO_EXEC")]
+    #[arg(long, env = "MUSTER_NO_EXEC", value_parser = FalseyValueParser::new())]
     pub no_exec: bool,
 
     /// How many bytes of output to keep for the hub until it has them durably; takes KiB, MiB and GiB.
@@ -225,6 +226,27 @@ fn parse_bytes(text: &str) -> Result<u64, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[derive(clap::Parser)]
+    struct Command {
+        #[command(flatten)]
+        agent: AgentConfig,
+    }
+
+    #[test]
+    fn flags_are_spelled_as_documented() {
+        use clap::Parser;
+        let line = "agent --hub http://127.0.0.1:7070 --join-token-file t --state-dir d --name n --label a=1 \
+                    --label b=2 --no-exec --spool-bytes 1MiB --spool-full drop --max-tasks 3";
+        let config = Command::try_parse_from(line.split_whitespace()).unwrap().agent;
+        assert_eq!(config.labels, ["a=1", "b=2"]);
+        assert_eq!((config.spool_bytes, config.spool_full), (1 << 20, SpoolFull::Drop));
+        assert!(config.no_exec && config.max_tasks == 3 && config.check().is_ok());
+        let short = ["agent", "--hub", "http://127.0.0.1:7070", "--state-dir", "d"];
+        let config = Command::try_parse_from(short).unwrap().agent;
+        assert!(!config.no_exec);
+        assert_eq!((config.spool_bytes, config.max_tasks), (DEFAULT_SPOOL_BYTES, DEFAULT_MAX_TASKS));
+    }
 
     #[test]
     fn only_plaintext_on_loopback_is_taken() {

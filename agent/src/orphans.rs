@@ -253,7 +253,8 @@ mod proc {
     }
 }
 
-#[cfg(all(test, target_os = "linux"))]
+#[cfg(test)]
+#[cfg(target_os = "linux")]
 mod tests {
     use std::os::unix::process::CommandExt;
     use std::process::{Child, Command};

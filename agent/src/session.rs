@@ -210,11 +210,13 @@ impl Session<'_> {
     /// Says goodbye and lets the hub close, so that it does not have to guess.
     async fn leave(mut self) -> Ended {
         let leaving = Up::Leaving(v1::Leaving { reason: "the agent was stopped".to_owned() });
-        if send(&self.up, leaving).await.is_ok() {
-            drop(self.up);
-            let closed = async { while let Ok(Some(_)) = self.down.message().await {} };
-            let _ = timeout(LEAVE_TIMEOUT, closed).await;
-        }
+        let closed = async {
+            if send(&self.up, leaving).await.is_ok() {
+                drop(self.up);
+                while let Ok(Some(_)) = self.down.message().await {}
+            }
+        };
+        let _ = timeout(LEAVE_TIMEOUT, closed).await;
         Ended::Left
     }
 }

@@ -113,7 +113,8 @@ async fn a_deadline_ends_the_whole_group() {
     let run = v1::RunTask { timeout_ms: 300, ..shell(1, "sleep 600 & echo $!; sleep 600") };
     let end = hub.complete(run).await;
     assert_eq!((end.outcome(), end.signal), (TaskOutcome::TimedOut, Some(15)));
-    assert!((300..20_000).contains(&end.duration_ms), "{}", end.duration_ms);
+    // Its time runs from the arrival of the message, its duration from the start of the process a little later.
+    assert!((100..=20_000).contains(&end.duration_ms), "{}", end.duration_ms);
     let child: u32 = hub.text_of(&id(1), Stream::Stdout).trim().parse().unwrap();
     eventually("the end of the background process", || !is_running(child)).await;
     agent.stop().await;

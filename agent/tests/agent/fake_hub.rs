@@ -199,8 +199,9 @@ impl FakeHub {
         }
     }
 
-    /// Breaks the session.
+    /// Breaks the session, and with it its upload.
     pub fn cut_session(&self) {
+        self.cut_upload();
         let session = self.state.lock().session.take();
         if let Some(session) = session {
             let _ = session.send(Err(Status::unavailable("the test cut the session")));
