@@ -99,7 +99,8 @@ impl TaskEnd {
 
     fn is_not_found(&self) -> bool {
         let reason = self.reason.to_ascii_lowercase();
-        reason.contains("no such file") || reason.contains("not found")
+        // The folder to run in may be missing too: that is not the program.
+        !reason.contains("folder") && (reason.contains("no such file") || reason.contains("not found"))
     }
 }
 
@@ -424,6 +425,10 @@ mod tests {
         assert_eq!(end(pb::TaskOutcome::Rejected, None, None, "--no-exec"), 126);
         assert_eq!(end(pb::TaskOutcome::FailedToStart, None, None, "Permission denied"), 126);
         assert_eq!(end(pb::TaskOutcome::FailedToStart, None, None, "No such file or directory"), 127);
+        assert_eq!(
+            end(pb::TaskOutcome::FailedToStart, None, None, "cannot enter the folder /x: No such file"),
+            126
+        );
         assert_eq!(end(pb::TaskOutcome::Lost, None, None, ""), 255);
         assert_eq!(end(pb::TaskOutcome::Expired, None, None, ""), 255);
     }

@@ -210,3 +210,41 @@ fn object(event: &pb::WatchEventsResponse) -> Value {
         name: value,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event(event: Event) -> pb::WatchEventsResponse {
+        let (position, node_id) = ("7.12".to_owned(), "id-1".to_owned());
+        pb::WatchEventsResponse { position, node_id, at_unix_ms: 1_763_880_000_000, event: Some(event) }
+    }
+
+    #[tokio::test]
+    async fn events_name_nodes_as_people_do_and_carry_their_position() {
+        let hub = Hub::at("http://127.0.0.1:1", "secret").unwrap();
+        let watch = Watch {
+            nodes: Vec::new(),
+            since: None,
+            stats: false,
+            patience: Duration::ZERO,
+            format: WatchFormat::Text,
+        };
+        let names = [("id-1".to_owned(), "web-1".to_owned())].into();
+        let watching = Watching { watch, hub: &hub, names, position: String::new(), list_is_due: false };
+        let task = pb::TaskView {
+            task_id: "t-1".into(),
+            state: pb::TaskState::Ended.into(),
+            outcome: pb::TaskOutcome::Exited.into(),
+            exit_code: Some(3),
+            spec: Some(pb::TaskSpec { argv: vec!["echo".into(), "a b".into()], ..pb::TaskSpec::default() }),
+            ..pb::TaskView::default()
+        };
+        let event = event(Event::TaskChanged(task));
+        let expected = "2025-11-23T06:40:00Z  web-1 task t-1 exited 3: echo 'a b'";
+        assert_eq!(watching.sentence(&event).as_deref(), Some(expected));
+        let object = object(&event);
+        assert_eq!((&object["position"], &object["event"]), (&"7.12".into(), &"task_changed".into()));
+        assert_eq!((&object["task"]["state"], &object["task"]["exit_code"]), (&"ended".into(), &3.into()));
+    }
+}
