@@ -110,11 +110,11 @@ impl Hub {
         Ok(())
     }
 
-    /// Waits until the hub serves. Answers with how long that took from here.
+    /// Waits until the hub serves.
     ///
     /// # Errors
     /// When it ends or takes too long.
-    pub async fn ready(&mut self) -> Result<Duration> {
+    pub async fn ready(&mut self) -> Result<()> {
         let began = self.clock.monotonic();
         let readyz = format!("http://{}/readyz", self.http);
         loop {
@@ -123,7 +123,7 @@ impl Hub {
                 let file = self.folder.path().join("data/client.json");
                 let text = std::fs::read_to_string(&file).with_context(|| file.display().to_string())?;
                 self.credential = serde_json::from_str::<ClientFile>(&text)?.credential;
-                return Ok(took);
+                return Ok(());
             }
             if let Some(status) = self.child.as_mut().map(Child::try_wait).transpose()?.flatten() {
                 bail!("the hub ended with {status}\n{}", self.log_tail());
@@ -173,18 +173,18 @@ impl Hub {
         value.with_context(|| format!("the hub has no metric {name}"))
     }
 
-    /// Waits until this many nodes are online by the hub's own account. Answers with how long that took from here.
+    /// Waits until this many nodes are online by the hub's own account.
     ///
     /// # Errors
     /// When that does not happen within `patience`.
-    pub async fn online(&self, nodes: usize, patience: Duration, poll: Duration) -> Result<Duration> {
+    pub async fn online(&self, nodes: usize, patience: Duration, poll: Duration) -> Result<()> {
         let began = self.clock.monotonic();
         loop {
             // A hub that is not up yet does not answer.
             let online = self.metric("muster_nodes_online").await.unwrap_or(0);
             let took = self.clock.monotonic().saturating_sub(began);
             if online >= nodes as u64 {
-                return Ok(took);
+                return Ok(());
             }
             ensure!(
                 took < patience,

@@ -28,10 +28,13 @@ pub async fn run(launcher: &Launcher, rounds: usize, nodes: usize) -> Result<Vec
         sleep(STEADY).await;
         fleet.hub.kill()?;
         sleep(AWAY).await;
+        let began = launcher.clock.monotonic();
         fleet.hub.spawn()?;
-        let ready = fleet.hub.ready().await?;
-        let rest = fleet.hub.online(nodes, ONLINE_PATIENCE, POLL).await;
-        let all = ready + rest.with_context(|| why_broken(&fleet.progress))?;
+        fleet.hub.ready().await?;
+        let ready = launcher.clock.monotonic().saturating_sub(began);
+        let online = fleet.hub.online(nodes, ONLINE_PATIENCE, POLL).await;
+        online.with_context(|| why_broken(&fleet.progress))?;
+        let all = launcher.clock.monotonic().saturating_sub(began);
         let cpu = fleet.hub.cpu_seconds()?;
         say(&format!(
             "  {nodes} nodes: ready after {:.0} ms, all online after {:.2} s, {cpu:.2} s of the hub's processor",
