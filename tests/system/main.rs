@@ -5,6 +5,7 @@
 mod attach;
 mod demo;
 mod exec;
+mod freezes;
 mod hello;
 mod hostile;
 mod kills;

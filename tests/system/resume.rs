@@ -1,11 +1,20 @@
 //! Streams of server-sent events that are cut and resumed: the union is exact.
 
-use muster_tests::{Events, Http, ServerSent, TestHub, random_below};
+use muster_proto::v1::TaskState;
+use muster_tests::{Events, Http, ServerSent, TestHub, eventually_async, random_below};
+use registry_core::Cursor;
+use tokio::sync::watch;
 
 use crate::fleet_of_one;
 
-/// Reads with a cut after every few events, resuming by the last id, until `done` says so of an event.
-async fn read_with_cuts(http: &Http, path: &str, done: impl Fn(&ServerSent) -> bool) -> (Vec<ServerSent>, u32) {
+/// Reads with a cut after every few events, resuming by the last id, until `done` says so of an event. It stays away
+/// until `ahead` says that there is more than it has seen, so that every resume has something to make up for.
+async fn read_with_cuts(
+    http: &Http,
+    path: &str,
+    done: impl Fn(&ServerSent) -> bool,
+    ahead: impl AsyncFn(&[ServerSent]) -> bool,
+) -> (Vec<ServerSent>, u32) {
     let mut all: Vec<ServerSent> = Vec::new();
     let (mut last, mut cuts) = (None::<String>, 0);
     loop {
@@ -27,10 +36,16 @@ async fn read_with_cuts(http: &Http, path: &str, done: impl Fn(&ServerSent) -> b
             }
         }
         cuts += 1;
+        drop(events);
+        eventually_async("events go on without the reader", async || ahead(&all).await.then_some(())).await;
     }
 }
 
-async fn read_through(mut events: Events, done: impl Fn(&ServerSent) -> bool) -> Vec<ServerSent> {
+async fn read_through(
+    mut events: Events,
+    done: impl Fn(&ServerSent) -> bool,
+    count: &watch::Sender<usize>,
+) -> Vec<ServerSent> {
     let mut all = Vec::new();
     loop {
         let event = events.next().await.expect("the stream goes on");
@@ -39,6 +54,8 @@ async fn read_through(mut events: Events, done: impl Fn(&ServerSent) -> bool) ->
         }
         let over = done(&event);
         all.push(event);
+        // As if all had come, once it has.
+        count.send_replace(if over { usize::MAX } else { all.len() });
         if over {
             return all;
         }
@@ -60,8 +77,10 @@ async fn an_event_stream_cut_at_random_places_resumes_without_loss_or_repetition
         event.event == "task" && event.json()["task"]["task_id"] == *task && event.json()["task"]["state"] == "ended"
     };
     let http = hub.http();
-    let through = read_through(http.events(&path, None).await, done);
-    let (whole, (pieces, cuts)) = tokio::join!(through, read_with_cuts(&http, &path, done));
+    let (count, counted) = watch::channel(0);
+    let through = read_through(http.events(&path, None).await, done, &count);
+    let ahead = async |seen: &[ServerSent]| *counted.borrow() >= seen.len() + 4;
+    let (whole, (pieces, cuts)) = tokio::join!(through, read_with_cuts(&http, &path, done, ahead));
     assert!(cuts >= 5, "{cuts} cuts of {} events", pieces.len());
     let ids = |events: &[ServerSent]| events.iter().map(|event| event.id.clone()).collect::<Vec<_>>();
     assert_eq!(ids(&pieces), ids(&whole));
@@ -81,7 +100,15 @@ async fn a_terminal_stream_cut_at_random_places_resumes_at_the_same_byte() {
     let script = "i=0; while [ $i -lt 150 ]; do i=$((i+1)); echo line-$i-; sleep 0.01; done; echo last";
     let task = hub.control().task("web-1", &["sh", "-c", script]).await.unwrap().task_id;
     let path = format!("/v1/nodes/web-1/terminal?follow=true&task={task}");
-    let (pieces, cuts) = read_with_cuts(&hub.http(), &path, |event| event.event == "ended").await;
+    let control = hub.control();
+    let ahead = async |seen: &[ServerSent]| {
+        let last: Cursor = seen.last().unwrap().id.parse().unwrap();
+        let over = control.get(&task).await.unwrap().state() == TaskState::Ended;
+        let head = control.node("web-1").await.unwrap().head;
+        over || head.is_some_and(|head| head.seq >= last.seq + 4)
+    };
+    let done = |event: &ServerSent| event.event == "ended";
+    let (pieces, cuts) = read_with_cuts(&hub.http(), &path, done, ahead).await;
     assert!(cuts >= 3, "{cuts} cuts of {} events", pieces.len());
     let text: String =
         pieces.iter().filter_map(|event| event.json()["text"].as_str().map(str::to_owned)).collect();
