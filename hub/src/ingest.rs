@@ -94,6 +94,12 @@ impl Ingest {
             return Arc::clone(log);
         }
         let mut nodes = self.0.nodes.write();
+        // Asked under the lock: a node that is not removed by now will find its log here when it is erased.
+        if node.is_removed() {
+            let log = NodeLog::new(Arc::clone(node));
+            log.abandon();
+            return Arc::new(log);
+        }
         Arc::clone(nodes.entry(node.id().clone()).or_insert_with(|| Arc::new(NodeLog::new(Arc::clone(node)))))
     }
 
@@ -130,8 +136,12 @@ impl Ingest {
     pub fn take(&self, log: &Arc<NodeLog>, boot: Boot, frames: Vec<Frame>) -> Result<(), HubError> {
         let inner = &self.0;
         inner.metrics.frames_received_total.inc_by(frames.len() as u64);
-        let taken = log.take(boot, frames, self.free(), inner.clock.monotonic_ms())?;
-        inner.pending_bytes.fetch_add(taken.kept_bytes, Ordering::Relaxed);
+        // Counted before they are kept: a commit that is under way may free them at once.
+        let weight: usize = frames.iter().map(Frame::weight).sum();
+        let free = self.free();
+        inner.pending_bytes.fetch_add(weight, Ordering::Relaxed);
+        let (taken, result) = log.take(boot, frames, free, inner.clock.monotonic_ms());
+        inner.pending_bytes.fetch_sub(weight - taken.kept_bytes, Ordering::Relaxed);
         inner.metrics.frames_duplicate_total.inc_by(taken.duplicates);
         inner.metrics.pending_dropped_frames_total.inc_by(taken.dropped);
         if !taken.fresh.is_empty() {
@@ -144,7 +154,7 @@ impl Ingest {
         if taken.kept_bytes > 0 {
             self.kick(log);
         }
-        Ok(())
+        result
     }
 
     /// The number to ask a node's agent to go back to, if frames were dropped and there is room again. Told once.

@@ -234,6 +234,71 @@ async fn holes_and_foreign_boots_are_refused() {
 }
 
 #[tokio::test]
+async fn what_came_before_an_offence_is_kept_and_counted() {
+    let world = World::with_boot().await;
+    let mut follower = world.read(ReadSince::Oldest, true).await;
+    world.ingest.take(&world.log, BOOT, vec![frame(1), frame(2), frame(4)]).unwrap_err();
+    expect_frames(&mut follower, BOOT, 1..=2).await;
+    world.durable(2).await;
+    world.ingest.flushed().await;
+    assert_eq!(world.ingest.pending_bytes(), 0);
+    world.take([frame(3)]);
+    world.durable(3).await;
+}
+
+#[tokio::test]
+async fn nothing_follows_the_end_of_a_boot() {
+    let world = World::with_boot().await;
+    let closed = Frame { seq: 2, at_unix_ms: 0, task: None, kind: FrameKind::Closed };
+    world.shut();
+    world.take([frame(1), closed]);
+    for _ in 0..2 {
+        let error = world.ingest.take(&world.log, BOOT, vec![frame(3)]).unwrap_err();
+        assert_eq!(error.code(), ErrorCode::ProtocolViolation);
+        assert!(!world.log.is_behind(BOOT), "a frame is asked for that must not come");
+        world.open();
+        world.durable(2).await;
+    }
+    tokio::time::timeout(DEADLINE, world.ingest.flushed()).await.expect("the log is asked for the impossible");
+    // An agent that lost the ack of its last frame comes back for it, and must not have to send anything again.
+    assert_eq!(world.ingest.grant_boot(&world.node, BOOT, [1; 16]).unwrap(), BOOT);
+    assert_eq!(world.log.begin_upload(BOOT), Some(3));
+}
+
+#[tokio::test]
+async fn an_agent_that_restarts_often_while_the_log_is_shut_is_written_down_afterwards() {
+    let world = World::with_boot().await;
+    world.ingest.flushed().await;
+    world.shut();
+    for run in 1..=40 {
+        let granted = world.ingest.grant_boot(&world.node, Boot(BOOT.0 + run), [run as u8 + 1; 16]).unwrap();
+        assert_eq!(granted.0, BOOT.0 + run);
+    }
+    world.open();
+    tokio::time::timeout(DEADLINE, world.ingest.flushed()).await.expect("a boot is never taken by the log");
+    let (frames, _) = rest(world.read(ReadSince::Oldest, false).await).await;
+    assert_eq!(frames.len(), 40, "every run but the last ends in a mark");
+}
+
+#[tokio::test]
+async fn what_waits_of_an_earlier_run_is_waited_for_and_no_more() {
+    let world = World::with_boot().await;
+    world.ingest.flushed().await;
+    world.shut();
+    let next = Boot(BOOT.0 + 1);
+    world.take([frame(1)]);
+    world.ingest.grant_boot(&world.node, next, [2; 16]).unwrap();
+    let mut settled = std::pin::pin!(world.log.settled(next));
+    assert!(futures_util::poll!(&mut settled).is_pending());
+    world.open();
+    tokio::time::timeout(DEADLINE, settled).await.expect("never settled");
+    world.shut();
+    world.ingest.take(&world.log, next, vec![frame(1)]).unwrap();
+    tokio::time::timeout(DEADLINE, world.log.settled(next)).await.expect("waits for the current run");
+    world.open();
+}
+
+#[tokio::test]
 async fn a_full_buffer_drops_the_copy_and_asks_again() {
     let world = World::with_boot().await;
     let mut follower = world.read(ReadSince::Oldest, true).await;

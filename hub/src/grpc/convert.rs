@@ -12,9 +12,9 @@ use registry_core::{Boot, Cursor, Frame, FrameKind, GapReason, Stream, TaskEnd, 
 use crate::error::{ErrorCode, HubError};
 use crate::fleet::{NodeFacts, Stats};
 
-/// The highest frame number, boot or time that is taken from outside: what a signed 64-bit column of a database can
-/// hold. Nobody counts this far.
-pub const MAX_NUMBER: u64 = i64::MAX as u64;
+/// The highest frame number, length or time that is taken from outside: half of what the terminal log takes, so that the
+/// mark which the hub puts behind a boot's last frame finds its place too. Nobody counts this far.
+pub const MAX_NUMBER: u64 = (1 << 61) - 1;
 
 /// The most bytes kept of a reason given by an agent; it is a sentence for people.
 pub const MAX_REASON_BYTES: usize = 4 * 1024;
@@ -30,7 +30,7 @@ pub fn frame_from_proto(frame: v1::Frame) -> Result<Frame, HubError> {
     let seq = frame.seq;
     let refuse = |what: &str| HubError::new(ErrorCode::ProtocolViolation, format!("frame {seq}: {what}"));
     if seq == 0 || seq > MAX_NUMBER {
-        return Err(refuse("its number is not between 1 and 2^63 - 1"));
+        return Err(refuse("its number is not between 1 and 2^61 - 1"));
     }
     let task = match frame.task_id.as_ref() {
         [] => None,

@@ -49,9 +49,12 @@ struct Known {
 /// The frames of one boot that are not durable yet.
 struct Run {
     boot: Boot,
+    id: BootId,
     /// The last number that is durable or kept here.
     accepted: u64,
     pending: Tail,
+    /// `accepted` is the agent's own end of the boot: nothing follows it.
+    ended: bool,
     /// Frames after `accepted` were dropped for want of room and must be sent again.
     behind: bool,
     /// The agent was asked to.
@@ -101,20 +104,19 @@ impl NodeLog {
     /// Also returns the bytes of the marks with which other boots were ended.
     pub(super) fn grant(&self, proposed: Boot, id: BootId, now_unix_ms: u64) -> (Boot, usize) {
         let mut state = self.state.lock();
-        let known = state.boots.iter().rev().find(|(_, known)| known.id == id && !known.closed);
-        let boot = match known.map(|(boot, _)| *boot) {
-            Some(boot) => boot,
-            None => match state.boots.last_key_value() {
-                Some((highest, _)) if proposed <= *highest => Boot(highest.0 + 1),
-                _ => proposed,
-            },
+        let boot = match state.boots.last_key_value() {
+            // Only the newest is continued: behind a newer one's frames nobody would look for more of an older one.
+            // One that said itself that it closed may come back for the ack of that.
+            Some((highest, known)) if known.id == id => *highest,
+            Some((highest, _)) if proposed <= *highest => Boot(highest.0 + 1),
+            _ => proposed,
         };
         if state.current == Some(boot) {
             return (boot, 0);
         }
         let marks = state.close_others(boot, now_unix_ms);
-        let durable = state.boots.entry(boot).or_insert(Known { id, durable: 0, closed: false }).durable;
-        state.runs.push_back(Run::new(boot, durable, true));
+        let known = *state.boots.entry(boot).or_insert(Known { id, durable: 0, closed: false });
+        state.runs.push_back(Run { ended: known.closed, ..Run::new(boot, id, known.durable, true) });
         state.current = Some(boot);
         while state.boots.len() > REMEMBERED_BOOTS {
             state.boots.pop_first();
@@ -123,13 +125,28 @@ impl NodeLog {
     }
 
     /// Checks frames against what is there and keeps those that are new, as far as there is room (`free` bytes beside
-    /// the node's own bound).
-    ///
-    /// # Errors
-    /// [`ErrorCode::ProtocolViolation`]; nothing of the batch from the offending frame on is taken.
-    pub fn take(&self, boot: Boot, frames: Vec<Frame>, free: usize, now_ms: u64) -> Result<Taken, HubError> {
+    /// the node's own bound). What became of them is told also with an error: [`ErrorCode::ProtocolViolation`], when
+    /// nothing of the batch from the offending frame on was taken.
+    pub(super) fn take(
+        &self,
+        boot: Boot,
+        frames: Vec<Frame>,
+        free: usize,
+        now_ms: u64,
+    ) -> (Taken, Result<(), HubError>) {
         self.last_frame_ms.store(now_ms, Ordering::Relaxed);
         let mut taken = Taken::default();
+        let result = self.take_into(&mut taken, boot, frames, free);
+        (taken, result)
+    }
+
+    fn take_into(
+        &self,
+        taken: &mut Taken,
+        boot: Boot,
+        frames: Vec<Frame>,
+        free: usize,
+    ) -> Result<(), HubError> {
         let mut state = self.state.lock();
         let State { runs, published, current, abandoned, .. } = &mut *state;
         let run = match runs.back_mut() {
@@ -144,6 +161,9 @@ impl NodeLog {
                 taken.duplicates += 1;
                 continue;
             }
+            if run.ended {
+                return Err(violation(format!("frame {} came after the end of its boot", frame.seq)));
+            }
             let next = run.accepted + 1;
             if frame.seq < next || (frame.seq > next && !run.behind) {
                 return Err(violation(format!("frame {} came where {next} was expected", frame.seq)));
@@ -155,8 +175,10 @@ impl NodeLog {
             }
             let fits_next = frame.seq == next;
             let weight = frame.weight();
+            let ends = matches!(frame.kind, FrameKind::Closed);
             if fits_next && taken.kept_bytes + weight <= free && run.pending.push(frame).is_ok() {
                 run.accepted = last;
+                run.ended = ends;
                 run.behind = false;
                 taken.kept_bytes += weight;
             } else {
@@ -166,7 +188,7 @@ impl NodeLog {
                 taken.dropped += 1;
             }
         }
-        Ok(taken)
+        Ok(())
     }
 
     /// The number that the current boot's Upload should go on with, when a stream is opened.
@@ -191,6 +213,12 @@ impl NodeLog {
         }
         run.rewind_asked = true;
         Some(run.accepted + 1)
+    }
+
+    /// True while frames of the current boot are missing here that the agent has to send again.
+    #[must_use]
+    pub fn is_behind(&self, boot: Boot) -> bool {
+        self.state.lock().runs.back().is_some_and(|run| run.boot == boot && run.behind)
     }
 
     /// The last durable number of a boot; `None` for boots that are not remembered.
@@ -283,11 +311,10 @@ impl NodeLog {
                 room
             };
             run.announce = false;
-            (run.boot, run.pending.from(0).take_while(within).map(Arc::clone).collect())
+            (run.boot, run.id, run.pending.from(0).take_while(within).map(Arc::clone).collect())
         });
         match found {
-            Some((boot, frames)) if !state.abandoned => {
-                let boot_id = state.boots.get(&boot).map_or([0; 16], |known| known.id);
+            Some((boot, boot_id, frames)) if !state.abandoned => {
                 Some(FrameRun { node: self.node.id().clone(), boot, boot_id, frames })
             }
             _ => {
@@ -336,6 +363,20 @@ impl NodeLog {
         }
     }
 
+    /// Waits until nothing of other boots than this one waits for a commit: unlike [`NodeLog::idle`], this comes to an
+    /// end also while the current boot never falls silent.
+    pub async fn settled(&self, current: Boot) {
+        let mut changes = self.changes();
+        let waits = |state: &State| {
+            state.committing && state.runs.iter().any(|run| run.boot != current && !run.is_done())
+        };
+        while waits(&self.state.lock()) {
+            if changes.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
     fn tell(&self) {
         self.changed.send_modify(|version| *version += 1);
     }
@@ -359,11 +400,10 @@ impl State {
             let other = *other;
             let position = self.runs.iter().position(|run| run.boot == other);
             if position.is_none() {
-                self.runs.push_back(Run::new(other, known.durable, false));
+                self.runs.push_back(Run::new(other, known.id, known.durable, false));
             }
             let Some(run) = self.runs.iter_mut().find(|run| run.boot == other) else { continue };
-            let closed = run.pending.from(run.accepted).any(|frame| matches!(frame.kind, FrameKind::Closed));
-            if !closed {
+            if !run.ended {
                 let kind = FrameKind::Gap { last_seq: None, reason: GapReason::AgentLost };
                 let gap = Frame { seq: run.accepted + 1, at_unix_ms: now_unix_ms, task: None, kind };
                 // The bound does not apply to a mark of a few bytes: room is made for it.
@@ -378,11 +418,13 @@ impl State {
 }
 
 impl Run {
-    fn new(boot: Boot, durable: u64, announce: bool) -> Self {
+    fn new(boot: Boot, id: BootId, durable: u64, announce: bool) -> Self {
         Self {
             boot,
+            id,
             accepted: durable,
             pending: Tail::new(PENDING_NODE_BYTES),
+            ended: false,
             behind: false,
             rewind_asked: false,
             announce,
