@@ -11,6 +11,7 @@ use uuid::Uuid;
 use crate::auth::{Action, Auth, DEFAULT_USER, Principal, random_text};
 use crate::error::{ErrorCode, HubError};
 use crate::fleet::{NodeDetail, NodeFacts};
+use crate::lifecycle::to_the_end;
 use crate::mesh::Mesh;
 use crate::store::{AuditRow, EnrolOutcome, NodeLive, NodeRow, Store, TokenRow};
 
@@ -151,9 +152,17 @@ impl Enrolment {
             .ok_or_else(|| HubError::plain(ErrorCode::InvalidToken))?;
         let row = self.new_row(&claim, public_key)?;
         let audit = self.audit("join-token", "node.enrol", row.id.as_str(), &audit_detail(id, &claim.name));
-        match self.store.enrol(id, Sha256::digest(secret).into(), row, audit).await? {
+        let (store, mesh) = (Arc::clone(&self.store), self.mesh.clone());
+        let (token, secret_hash) = (id.to_owned(), Sha256::digest(secret).into());
+        let outcome = to_the_end(async move {
+            let outcome = store.enrol(&token, secret_hash, row, audit).await?;
+            if let EnrolOutcome::Enrolled(row) = &outcome {
+                mesh.enter((**row).clone())?;
+            }
+            Ok(outcome)
+        });
+        match outcome.await? {
             EnrolOutcome::Enrolled(row) => {
-                self.mesh.enter((*row).clone())?;
                 tracing::info!(node = %row.id, name = %row.name, "node enrolled");
                 Ok(*row)
             }

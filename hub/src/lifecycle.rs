@@ -4,6 +4,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio_util::sync::CancellationToken;
 
+use crate::error::HubError;
+
+/// Does something to its end also when whoever asked for it goes away in the middle: a request's future is dropped
+/// when its connection breaks, and what is committed by then must become known all the same.
+pub(crate) async fn to_the_end<T: Send + 'static>(
+    act: impl Future<Output = Result<T, HubError>> + Send + 'static,
+) -> Result<T, HubError> {
+    tokio::spawn(act).await.unwrap_or_else(|error| Err(HubError::fault(error)))
+}
+
 /// Where the hub is in its life. Shared by everything that must know.
 #[derive(Debug, Default)]
 pub struct Lifecycle {

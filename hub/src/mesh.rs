@@ -11,6 +11,7 @@ use crate::auth::{Action, Auth, Principal};
 use crate::error::{ErrorCode, HubError};
 use crate::fleet::{Event, Node, NodeDetail, NodeFacts, NodeMeta, Registry, Stats};
 use crate::ingest::Ingest;
+use crate::lifecycle::to_the_end;
 use crate::store::{AuditRow, NodeLive, NodeRow, Store};
 use crate::tasks::book::Book;
 
@@ -221,12 +222,18 @@ impl Mesh {
             resource: id.as_str().to_owned(),
             detail_json: serde_json::json!({ "name": meta.name }).to_string(),
         };
-        self.0.store.delete_node(&id, audit).await?;
-        self.0.registry.publish(&node, |_| Event::Deleted);
+        let mesh = self.clone();
+        to_the_end(async move { mesh.delete_for_good(&node, audit).await }).await
+    }
+
+    async fn delete_for_good(&self, node: &Arc<Node>, audit: AuditRow) -> Result<(), HubError> {
+        let id = node.id();
+        self.0.store.delete_node(id, audit).await?;
+        self.0.registry.publish(node, |_| Event::Deleted);
         self.0.registry.remove(id.as_str());
-        self.0.names.write().remove(&(node.user().clone(), meta.name.clone()));
-        self.0.book.forget_node(&id);
-        self.0.ingest.erase(&id).await?;
+        self.0.names.write().remove(&(node.user().clone(), node.meta().name.clone()));
+        self.0.book.forget_node(id);
+        self.0.ingest.erase(id).await?;
         Ok(())
     }
 

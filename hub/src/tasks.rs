@@ -2,6 +2,7 @@
 
 pub mod book;
 mod commands;
+mod dispatch;
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -17,8 +18,9 @@ pub use self::commands::CommandAnswer;
 use self::commands::Requests;
 use crate::auth::{Action, Auth, Principal};
 use crate::error::{ErrorCode, HubError};
-use crate::fleet::{Command, Event, Node, Session};
+use crate::fleet::{Command, Event, Node};
 use crate::ingest::Ingest;
+use crate::lifecycle::to_the_end;
 use crate::mesh::Mesh;
 use crate::metrics::Metrics;
 use crate::store::{
@@ -31,7 +33,8 @@ pub const DEFAULT_QUEUE_TTL: Duration = Duration::from_secs(5 * 60);
 pub const MAX_QUEUE_TTL: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 /// Tasks of one node that are not over. Beyond it something runs away.
 pub const MAX_ACTIVE_PER_NODE: usize = 1024;
-/// Arguments and environment together, in bytes: what Linux takes for one argument, well below its sum.
+/// Arguments, environment and working folder together, in bytes, with one more for the end of each: what Linux takes
+/// for one argument, well below its sum.
 pub const MAX_SPEC_BYTES: usize = 128 * 1024;
 /// The longest that one request may wait for a task.
 pub const MAX_WAIT: Duration = Duration::from_secs(600);
@@ -142,15 +145,27 @@ impl Tasks {
         }
         let key = idempotency_key.map(|key| idempotency(principal, node.id(), &spec, key)).transpose()?;
         let row = self.new_row(principal, &node, spec);
-        let ttl = row.expires_at_unix_ms - row.created_at_unix_ms;
         let audit = self.audit(principal, Action::TaskCreate, &row.id.to_string(), &audit_detail(&row));
+        let tasks = self.clone();
+        to_the_end(async move { tasks.write_down(&node, row, key, audit).await }).await
+    }
+
+    async fn write_down(
+        &self,
+        node: &Arc<Node>,
+        row: TaskRow,
+        key: Option<IdempotencyKey>,
+        audit: AuditRow,
+    ) -> Result<Creation, HubError> {
+        let inner = &self.0;
+        let ttl = row.expires_at_unix_ms - row.created_at_unix_ms;
         match inner.store.create_task(row.clone(), key, audit).await? {
             CreateTaskOutcome::Created => {
                 inner.metrics.tasks_created_total.inc();
                 let shared = Arc::new(row.clone());
                 inner.book.enter(&shared, inner.clock.monotonic_ms().saturating_add(ttl));
-                inner.mesh.registry().publish(&node, |_| Event::Task(shared));
-                self.dispatch(&node);
+                inner.mesh.registry().publish(node, |_| Event::Task(shared));
+                self.dispatch(node);
                 Ok(Creation { task: row, new: true })
             }
             CreateTaskOutcome::Existing(row) => {
@@ -217,7 +232,9 @@ impl Tasks {
             let mut end = TaskEnd::without_process(TaskOutcome::Cancelled, reason.clone());
             end.duration_ms = 0;
             let step = TaskStep::EndedIfQueued { end, at_unix_ms: self.0.clock.unix_ms() };
-            if let Some(Some(row)) = self.0.book.step(vec![(id, step)]).await?.pop()
+            let book = Arc::clone(&self.0.book);
+            let stepped = to_the_end(async move { Ok(book.step(vec![(id, step)]).await?) });
+            if let Some(Some(row)) = stepped.await?.pop()
                 && row.state == TaskState::Ended
             {
                 return Ok(Arc::unwrap_or_clone(row));
@@ -276,23 +293,6 @@ impl Tasks {
         self.ask(&row, |request| Command::Resize { request, task: id, rows, cols }).await.map(drop)
     }
 
-    /// What must happen when a session was attached: tasks of runs that are over are lost, those that may not have
-    /// arrived are sent again, queued ones are given out. Runs beside the session, which does not wait for the store.
-    pub fn on_attach(&self, node: &Arc<Node>, session: &Arc<Session>) {
-        let (tasks, node, session) = (self.clone(), Arc::clone(node), Arc::clone(session));
-        tokio::spawn(async move {
-            // What the last run still had on the way may tell how its tasks ended: that counts first.
-            tasks.0.ingest.node(&node).idle().await;
-            tasks.lose_stranded(&node, &session).await;
-            for row in tasks.0.book.of_node(node.id()) {
-                if row.state == TaskState::Dispatched && row.boot == session.boot() {
-                    tasks.send(&session, &row);
-                }
-            }
-            tasks.dispatch(&node);
-        });
-    }
-
     /// Passes on an agent's answer to a command. Answers of other nodes than the one asked are ignored.
     pub fn answer(&self, node: &NodeId, request: u64, answer: CommandAnswer) {
         self.0.requests.answer(node, request, answer);
@@ -308,86 +308,6 @@ impl Tasks {
         let step = TaskStep::EndedIfQueued { end, at_unix_ms: now };
         let steps = self.0.book.overdue(self.0.clock.monotonic_ms()).into_iter().map(|id| (id, step.clone()));
         self.0.book.step(steps.collect()).await.map(drop)
-    }
-
-    /// Gives out a node's queued tasks, oldest first, unless somebody does already.
-    fn dispatch(&self, node: &Arc<Node>) {
-        if !self.0.dispatching.lock().insert(node.id().clone()) {
-            return;
-        }
-        let (tasks, node) = (self.clone(), Arc::clone(node));
-        tokio::spawn(async move {
-            loop {
-                while tasks.dispatch_next(&node).await {}
-                tasks.0.dispatching.lock().remove(node.id());
-                // A task that was written down just now may have found the place taken: look once more.
-                if tasks.next_queued(&node).is_none() || !tasks.0.dispatching.lock().insert(node.id().clone())
-                {
-                    return;
-                }
-            }
-        });
-    }
-
-    fn next_queued(&self, node: &Node) -> Option<(Arc<TaskRow>, Arc<Session>)> {
-        let session = node.session()?;
-        if session.outbox().closed().is_some() {
-            return None;
-        }
-        let queued = |row: &Arc<TaskRow>| row.state == TaskState::Queued;
-        self.0.book.of_node(node.id()).into_iter().find(queued).map(|row| (row, session))
-    }
-
-    /// Gives out one task; false when there is nothing to give or nobody to give it to.
-    async fn dispatch_next(&self, node: &Arc<Node>) -> bool {
-        let Some((row, session)) = self.next_queued(node) else { return false };
-        let boot = session.boot();
-        let step = TaskStep::Dispatched {
-            boot,
-            at_unix_ms: self.0.clock.unix_ms(),
-            read_from: self.0.ingest.node(node).read_from(boot),
-        };
-        match self.0.book.step(vec![(row.id, step)]).await {
-            Ok(rows) => {
-                if let Some(Some(row)) = rows.into_iter().next()
-                    && row.state == TaskState::Dispatched
-                {
-                    self.send(&session, &row);
-                }
-                true
-            }
-            Err(StoreError::Closed) => false,
-            Err(error) => {
-                HubError::from(error).log();
-                tokio::time::sleep(STORE_RETRY).await;
-                true
-            }
-        }
-    }
-
-    fn send(&self, session: &Session, row: &TaskRow) {
-        let command = Command::Run { task: row.id, spec: Arc::new(row.spec.clone()) };
-        commands::push(session, command, &self.0.metrics);
-    }
-
-    async fn lose_stranded(&self, node: &Node, session: &Session) {
-        let stranded = self.0.book.stranded(node.id(), session.boot());
-        if stranded.is_empty() {
-            return;
-        }
-        let end = TaskEnd::without_process(
-            TaskOutcome::Lost,
-            "the agent's process ended before it said how the task did",
-        );
-        let step = TaskStep::Ended { end, last: None, at_unix_ms: self.0.clock.unix_ms() };
-        let steps: Vec<_> = stranded.into_iter().map(|id| (id, step.clone())).collect();
-        while let Err(error) = self.0.book.step(steps.clone()).await {
-            if matches!(error, StoreError::Closed) {
-                return;
-            }
-            HubError::from(error).log();
-            tokio::time::sleep(STORE_RETRY).await;
-        }
     }
 
     async fn ask(
@@ -481,10 +401,10 @@ fn check_spec(spec: &TaskSpec) -> Result<(), HubError> {
     if spec.env.keys().any(|key| key.is_empty() || key.contains('=')) {
         return refuse("env", "the name of an environment variable may not be empty or contain =");
     }
-    if words.map(String::len).sum::<usize>() > MAX_SPEC_BYTES {
+    if words.chain([&spec.cwd]).map(|word| word.len() + 1).sum::<usize>() > MAX_SPEC_BYTES {
         return refuse(
             "argv",
-            "arguments and environment may have 131072 bytes together: use standard input",
+            "arguments, environment and working folder may have 131072 bytes together: use standard input",
         );
     }
     match spec.pty {

@@ -112,15 +112,17 @@ impl Book {
         if steps.is_empty() {
             return Ok(Vec::new());
         }
+        let ids: Vec<_> = steps.iter().map(|(id, _)| *id).collect();
         let mut rows = Vec::with_capacity(steps.len());
-        for answer in self.store.step_tasks(steps).await? {
-            rows.push(answer.map(|(row, changed)| {
-                let row = Arc::new(row);
-                if changed {
-                    self.know(&row);
-                }
-                row
-            }));
+        for (id, answer) in ids.into_iter().zip(self.store.step_tasks(steps).await?) {
+            let row = answer.map(|(row, _changed)| Arc::new(row));
+            match &row {
+                // Also a row that this step did not change may be ahead of the book: nobody would take it on otherwise.
+                Some(row) => self.know(row),
+                // Its node was deleted.
+                None => drop(self.active.lock().remove(id)),
+            }
+            rows.push(row);
         }
         Ok(rows)
     }
@@ -174,24 +176,29 @@ impl Book {
         let ended = row.state == TaskState::Ended;
         let (entry, count) = {
             let mut active = self.active.lock();
-            let entry = if ended { active.remove(row.id) } else { active.get(row.id).cloned() };
+            let forward = active.get(row.id).is_some_and(|entry| entry.row.borrow().state < row.state);
+            let entry = match (forward, ended) {
+                (false, _) => None,
+                (true, true) => active.remove(row.id),
+                (true, false) => active.get(row.id).cloned(),
+            };
             (entry, active.of.len())
         };
-        if let Some(entry) = entry {
-            entry.row.send_if_modified(|known| {
-                let forward = known.state < row.state;
-                if forward {
-                    *known = Arc::clone(row);
-                }
-                forward
-            });
-        }
+        let Some(entry) = entry else { return };
+        entry.row.send_if_modified(|known| {
+            let forward = known.state < row.state;
+            if forward {
+                *known = Arc::clone(row);
+            }
+            forward
+        });
         self.metrics.tasks_active.set(i64::try_from(count).unwrap_or(i64::MAX));
         if let Some(end) = row.end.as_ref().filter(|_| ended) {
             self.metrics.task_ended(end.outcome.as_str());
         }
         if let Some(node) = self.registry.get(row.node.as_str()) {
-            self.registry.publish(&node, |_| Event::Task(Arc::clone(row)));
+            // As it is by now: of two steps that are told at once, the later one must be told last.
+            self.registry.publish(&node, |_| Event::Task(Arc::clone(&entry.row.borrow())));
         }
     }
 }

@@ -108,7 +108,8 @@ fn refused(answer: &CommandAnswer) -> HubError {
         "stdin_full" => ErrorCode::StdinFull,
         "no_pty" => ErrorCode::NoPty,
         other => {
-            return HubError::fault(std::io::Error::other(format!("the agent answered {other:?}")));
+            let shown: String = other.chars().take(64).collect();
+            return HubError::fault(std::io::Error::other(format!("the agent answered {shown:?}")));
         }
     };
     let detail: String = answer.error_message.chars().filter(|c| !c.is_control()).take(500).collect();
