@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request, Response, Status, Streaming};
 
 use crate::error::{ErrorCode, HubError};
+use crate::fleet::Session;
 use crate::hub::Hub;
 use crate::ingest::NodeLog;
 
@@ -37,6 +38,7 @@ type Uploads = Mutex<HashMap<[u8; 16], Permit>>;
 struct Permit {
     log: Arc<NodeLog>,
     boot: Boot,
+    holder: Arc<Session>,
     /// Fires when the session ends.
     session: CancellationToken,
     /// Fires when the stream that uses it now is to be reset.

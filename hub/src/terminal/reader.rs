@@ -162,9 +162,11 @@ impl Reader {
         let Some(pending) = self.log.pending_after(self.cursor) else { return Ok(()) };
         for (boot, frame) in pending {
             // Nothing durable lies after the cursor, so the first frame of a newer boot is the next one.
-            if self.follows(boot, &frame) || (boot > self.cursor.boot && frame.seq == 1) {
-                self.give(boot, frame);
+            if !self.follows(boot, &frame) && !(boot > self.cursor.boot && frame.seq == 1) {
+                // The mark with which a boot ends, in place of frames that were dropped: the log will tell.
+                break;
             }
+            self.give(boot, frame);
         }
         if self.phase == Phase::Done || !self.out.is_empty() {
             return Ok(());
@@ -222,9 +224,7 @@ impl Reader {
                     let row = Arc::clone(row);
                     self.end_with(&row);
                 }
-                Event::Deleted => {
-                    return Err(HubError::new(ErrorCode::UnknownNode, "the node was deleted".to_owned()));
-                }
+                Event::Deleted => return Err(deleted()),
                 _ => {}
             },
             Ok(Received::Lagged { .. }) => self.phase = Phase::Catching,
@@ -304,7 +304,8 @@ impl Reader {
             Arc::new(Frame { seq, at_unix_ms: 0, task: None, kind })
         };
         if self.cursor.boot < to.boot {
-            let seen_whole = self.log.durable(self.cursor.boot).is_some_and(|last| last <= self.cursor.seq);
+            let seen_whole = self.cursor.seq == u64::MAX
+                || self.log.durable(self.cursor.boot).is_some_and(|last| last <= self.cursor.seq);
             if self.cursor.boot.0 > 0 && !seen_whole {
                 self.give(self.cursor.boot, gap(self.cursor.seq + 1, None));
             }
@@ -326,13 +327,15 @@ impl Reader {
         let Some(subscription) = &mut self.subscription else { return Ok(()) };
         tokio::select! {
             received = subscription.recv() => match received {
-                Ok(Received::Event(delivery)) => {
-                    if let Event::Output(seen) = &*delivery.event {
+                Ok(Received::Event(delivery)) => match &*delivery.event {
+                    Event::Output(seen) => {
                         self.phase = Phase::Live;
                         self.live_frames(seen);
+                        Ok(())
                     }
-                    Ok(())
-                }
+                    Event::Deleted => Err(deleted()),
+                    _ => Ok(()),
+                },
                 Ok(Received::Lagged { .. }) => Ok(()),
                 Err(_) => Err(HubError::plain(ErrorCode::Draining)),
             },
@@ -345,4 +348,8 @@ impl Reader {
     fn node(&self) -> &NodeId {
         self.log.node().id()
     }
+}
+
+fn deleted() -> HubError {
+    HubError::new(ErrorCode::UnknownNode, "the node was deleted".to_owned())
 }

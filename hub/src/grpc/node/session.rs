@@ -8,6 +8,7 @@ use futures_util::stream::unfold;
 use muster_proto::v1::session_down::Message as Down;
 use muster_proto::v1::session_up::Message as Up;
 use muster_proto::{PROTOCOL_VERSION, signing, v1};
+use registry_core::node::MAX_EPOCH_LEAD;
 use registry_core::{AttachError, Boot, Claim, CloseReason, SessionEpoch};
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
@@ -135,6 +136,11 @@ impl SessionStream {
             .map_err(|_| HubError::new(ErrorCode::InvalidHello, "boot_id has 16 bytes".to_owned()))?;
         let labels = hello.labels.into_iter().collect();
         check_labels(&labels)?;
+        // Before the grant, which ends the run that was there: a refused hello must change nothing.
+        if hello.last_epoch.saturating_sub(node.epoch().0) > MAX_EPOCH_LEAD {
+            let (claimed, known) = (SessionEpoch(hello.last_epoch), node.epoch());
+            return Err(attach_error(AttachError::ImplausibleEpoch { claimed, known }));
+        }
         let boot = hub.ingest.grant_boot(&node, Boot(hello.boot), boot_id)?;
         let claim = Claim { last_epoch: SessionEpoch(hello.last_epoch), boot, boot_id };
         let attached = node.attach(claim, OUTBOX_COMMANDS).map_err(attach_error)?;
@@ -201,6 +207,7 @@ impl Attachment {
         let permit = Permit {
             log: Arc::clone(&self.log),
             boot: self.session.boot(),
+            holder: Arc::clone(&self.session),
             session: self.ended.clone(),
             stream: self.ended.child_token(),
         };
@@ -283,8 +290,10 @@ impl Attachment {
             self.hub.mesh.announce(&self.node);
             if stalled {
                 tracing::warn!(node = %self.node.id(), "output stalled: its upload is reset");
-                if let Some(permit) = self.uploads.lock().get(&self.upload_nonce) {
-                    permit.stream.cancel();
+                let upload =
+                    self.uploads.lock().get(&self.upload_nonce).map(|permit| permit.stream.clone());
+                if let Some(upload) = upload {
+                    upload.cancel();
                 }
             }
         }

@@ -1,13 +1,15 @@
 //! One upload: frames up, acks and rewinds down.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::Stream;
 use futures_util::stream::unfold;
 use muster_proto::v1;
 use muster_proto::v1::upload_down::Message as Down;
 use muster_proto::v1::upload_up::Message as Up;
-use registry_core::Boot;
+use registry_core::{Boot, CloseReason};
+use tokio::time::sleep;
 use tonic::{Status, Streaming};
 
 use super::super::convert;
@@ -15,6 +17,9 @@ use super::{Permit, Uploads, read, read_first, violation};
 use crate::error::{ErrorCode, HubError};
 use crate::hub::Hub;
 use crate::ingest::Changes;
+
+/// While frames have to be sent again, the room for them may come from other nodes, of which this stream is not told.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
 
 pub(super) struct UploadStream {
     hub: Arc<Hub>,
@@ -82,6 +87,7 @@ impl UploadStream {
                         return Ok(None);
                     }
                 }
+                () = sleep(LOOK_AGAIN), if open.permit.log.is_behind(open.permit.boot) => {}
                 message = read(&self.hub, &mut self.up) => match message? {
                     Some(v1::UploadUp { message: Some(Up::Frames(batch)) }) => open.take(&self.hub, batch)?,
                     Some(v1::UploadUp { message: Some(Up::Hello(_)) }) => {
@@ -107,9 +113,13 @@ impl UploadStream {
         };
         earlier.cancel();
         let changes = permit.log.changes();
-        let next = permit.log.begin_upload(permit.boot).ok_or_else(refused)?;
-        let acked = permit.log.durable(permit.boot).unwrap_or(0);
-        Ok((Open { permit, changes, acked }, next))
+        let Some(next) = permit.log.begin_upload(permit.boot) else {
+            // Another run of the agent was granted its boot meanwhile: this session can never upload again.
+            permit.holder.outbox().close(CloseReason::Superseded);
+            return Err(refused());
+        };
+        // What is durable is acked anew: the ack may have been lost with the stream before.
+        Ok((Open { permit, changes, acked: 0 }, next))
     }
 }
 
