@@ -1,7 +1,7 @@
 //! The event bus: who watches what, in which order events come, and how a reader that was cut off comes back.
 //!
 //! One lock per user orders that user's events: it gives each its position, puts it into the replay ring, and hands a
-//! pointer to every queue. Payloads are dropped and wakers woken after it is released; see [`After`].
+//! pointer to every queue. Payloads are dropped and wakers woken after it is released; see `After`.
 
 mod list;
 mod queue;

@@ -1,7 +1,9 @@
 //! Who gets which events, how often, and in which order.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
 use std::thread;
 
 use proptest::prelude::*;
@@ -165,32 +167,70 @@ fn a_reader_that_waits_learns_of_the_registrys_end() {
 }
 
 #[test]
-fn waiting_readers_are_woken_for_every_event() {
-    const EVENTS: u64 = 20_000;
+fn a_waiting_reader_is_woken_once_and_by_the_end_too() {
+    let (registry, _) = registry();
+    let node = add(&registry, "n", "u");
+    let mut reader = registry.subscribe(Interest::user(user("u")), options());
+    let wakes = Arc::new(Wakes::default());
+    let waker = Waker::from(Arc::clone(&wakes));
+    let poll = |reader: &mut Subscription<u64>| reader.poll_recv(&mut Context::from_waker(&waker));
+    tell(&registry, &node, 0);
+    assert!(poll(&mut reader).is_ready());
+    tell(&registry, &node, 1);
+    assert_eq!(wakes.count(), 0, "it did not wait");
+    assert!(poll(&mut reader).is_ready());
+    assert!(poll(&mut reader).is_pending());
+    (2..4).for_each(|event| _ = tell(&registry, &node, event));
+    assert_eq!(wakes.count(), 1);
+    assert!(poll(&mut reader).is_ready() && poll(&mut reader).is_ready());
+    assert!(poll(&mut reader).is_pending());
+    registry.shut_down();
+    assert_eq!(wakes.count(), 2);
+    assert!(matches!(poll(&mut reader), Poll::Ready(Err(Closed::Shutdown))));
+}
+
+#[derive(Default)]
+struct Wakes(AtomicUsize);
+
+impl Wakes {
+    fn count(&self) -> usize {
+        self.0.load(Ordering::SeqCst)
+    }
+}
+
+impl Wake for Wakes {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+/// Each event comes just as its reader goes to wait, and no later one would wake it.
+#[test]
+fn no_wake_up_is_lost_on_the_way_to_waiting() {
+    const EVENTS: u64 = 30_000;
     super::in_time(|| {
         let (registry, _) = registry();
         let node = add(&registry, "n", "u");
-        let readers: Vec<_> =
-            (0..2).map(|_| registry.subscribe(Interest::user(user("u")), options())).collect();
-        let threads: Vec<_> = readers
-            .into_iter()
-            .map(|mut reader| {
-                thread::spawn(move || {
-                    for expected in 0..EVENTS {
-                        let Ok(Received::Event(delivery)) = next(&mut reader) else { panic!("no event") };
-                        assert_eq!(*delivery.event, expected);
-                    }
-                })
-            })
-            .collect();
-        for event in 0..EVENTS {
-            tell(&registry, &node, event);
-            if event % 7 == 0 {
-                thread::yield_now();
+        let mut reader = registry.subscribe(Interest::user(user("u")), options());
+        let read = AtomicU64::new(0);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                for expected in 1..=EVENTS {
+                    let Ok(Received::Event(delivery)) = next(&mut reader) else { panic!("no event") };
+                    assert_eq!(*delivery.event, expected);
+                    read.store(expected, Ordering::Release);
+                    // From waiting already to being far from it when the next event comes.
+                    (0..expected % 512).for_each(|_| std::hint::spin_loop());
+                }
+            });
+            for event in 1..=EVENTS {
+                let mut looks = 0_u32;
+                while read.load(Ordering::Acquire) < event - 1 {
+                    looks += 1;
+                    if looks > 200 { thread::yield_now() } else { std::hint::spin_loop() }
+                }
+                tell(&registry, &node, event);
             }
-        }
-        threads.into_iter().for_each(|thread| thread.join().unwrap());
-        // Only now: no reader was woken by the registry's end.
-        drop(registry);
+        });
     });
 }

@@ -96,7 +96,7 @@ fn a_change_that_races_one_flush_is_in_it_or_in_the_next() {
             registry.mark_dirty(&node);
             started.store(round, Ordering::Release);
             // From right beside the change to well behind it.
-            (0..round % 64).for_each(|_| std::hint::spin_loop());
+            (0..round % 16).for_each(|_| std::hint::spin_loop());
             let seen = flush();
             wait_for(&done, round);
             let later = flush();
