@@ -68,7 +68,8 @@ impl TestAgent {
             files: files.to_owned(),
             args: self.args.clone(),
         };
-        let done = std::process::Command::new("cp").arg("-a").arg(self.state_dir()).arg(copy.state_dir()).status();
+        let done =
+            std::process::Command::new("cp").arg("-a").arg(self.state_dir()).arg(copy.state_dir()).status();
         assert!(done.is_ok_and(|status| status.success()), "the state folder cannot be copied");
         write_private(&copy.token_file(), "");
         copy

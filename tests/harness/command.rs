@@ -87,7 +87,15 @@ impl Muster {
             stdout.read(child.stdout.take().expect("a pipe")),
             stderr.read(child.stderr.take().expect("a pipe")),
         ];
-        Running { name: self.name, stdin: child.stdin.take(), child, stdout, stderr, readers, _home: self.home }
+        Running {
+            name: self.name,
+            stdin: child.stdin.take(),
+            child,
+            stdout,
+            stderr,
+            readers,
+            _home: self.home,
+        }
     }
 }
 

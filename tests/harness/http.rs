@@ -60,7 +60,8 @@ impl Answer {
     #[must_use]
     #[track_caller]
     pub fn refusal(&self) -> (u16, String) {
-        let media = self.headers.get("content-type").and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let media =
+            self.headers.get("content-type").and_then(|value| value.to_str().ok()).unwrap_or_default();
         assert!(media.starts_with("application/problem+json"), "{media} {}: {}", self.status, self.text());
         let problem = self.json();
         assert_eq!(problem["status"], self.status, "{problem}");
@@ -89,7 +90,6 @@ impl Http {
     }
 
     /// A request that is still to be sent.
-    #[must_use]
     pub fn request(&self, method: Method, path: &str) -> RequestBuilder {
         let request = self.client.request(method, format!("http://{}{path}", self.address));
         if self.credential.is_empty() { request } else { request.bearer_auth(&self.credential) }

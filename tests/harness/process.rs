@@ -29,7 +29,11 @@ impl Process {
     #[must_use]
     pub fn spawn(name: &str, mut command: Command, log: &Path) -> Self {
         let file: File = OpenOptions::new().create(true).append(true).open(log).expect("a log file");
-        command.stdin(Stdio::null()).stdout(file.try_clone().expect("a file handle")).stderr(file).process_group(0);
+        command
+            .stdin(Stdio::null())
+            .stdout(file.try_clone().expect("a file handle"))
+            .stderr(file)
+            .process_group(0);
         let child = command.spawn().unwrap_or_else(|error| panic!("{name} cannot be started: {error}"));
         Self { name: name.to_owned(), child, log: log.to_owned(), ended: None }
     }

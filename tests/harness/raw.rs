@@ -4,12 +4,12 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use ed25519_dalek::{Signer as _, SigningKey};
+use muster_proto::signing;
 use muster_proto::v1::enrolment_service_client::EnrolmentServiceClient;
 use muster_proto::v1::node_service_client::NodeServiceClient;
 use muster_proto::v1::session_down::Message as Down;
 use muster_proto::v1::session_up::Message as Up;
 use muster_proto::v1::{self as pb};
-use muster_proto::signing;
 use registry_core::Clock;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;

@@ -30,6 +30,7 @@ async fn the_demo_shows_a_command_and_leaves_nothing_behind() {
     running.signal(Signal::INT);
     let ran = running.finish().succeeded();
     eventually("no process is left", || home.processes().is_empty().then_some(()));
-    let left: Vec<_> = std::fs::read_dir(home.join("tmp")).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let left: Vec<_> =
+        std::fs::read_dir(home.join("tmp")).unwrap().map(|entry| entry.unwrap().path()).collect();
     assert!(left.is_empty(), "{left:?} is left; {}", ran.stderr);
 }

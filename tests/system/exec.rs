@@ -41,7 +41,8 @@ async fn stdout_and_stderr_come_apart_and_environment_and_folder_are_set() {
     let args = ["--env", "WORD=a b", "--cwd", "/usr", "web-1", "--", "sh", "-c", script];
     assert_eq!(exec(&hub, &args).run().succeeded().stdout_text(), "a b\n/usr\n");
 
-    let ran = exec(&hub, &["-t", "web-1", "--", "sh", "-c", "test -t 0 && test -t 1 && tty"]).run().succeeded();
+    let ran =
+        exec(&hub, &["-t", "web-1", "--", "sh", "-c", "test -t 0 && test -t 1 && tty"]).run().succeeded();
     assert!(ran.stdout_text().starts_with("/dev/pts/"), "{}", ran.stdout_text());
 
     let ran = exec(&hub, &["-o", "json", "web-1", "--", "sh", "-c", "echo hello; exit 7"]).run().with_code(7);
@@ -77,7 +78,8 @@ async fn binary_output_passes_a_pipe_unchanged() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn control_sequences_reach_a_pipe_and_never_the_operators_terminal() {
     let (hub, _agent) = fleet_of_one("web-1").await;
-    let script = r"printf 'A\033]0;owned\007B\033[31mC\033[2J\033[HD\033Pq#0\033\\E\bF\a\n'; printf '\033c' >&2";
+    let script =
+        r"printf 'A\033]0;owned\007B\033[31mC\033[2J\033[HD\033Pq#0\033\\E\bF\a\n'; printf '\033c' >&2";
     let args = ["web-1", "--", "sh", "-c", script];
     let ran = exec(&hub, &args).run().succeeded();
     assert_eq!(ran.stdout, b"A\x1b]0;owned\x07B\x1b[31mC\x1b[2J\x1b[HD\x1bPq#0\x1b\\E\x08F\x07\n");
@@ -95,7 +97,8 @@ async fn control_sequences_reach_a_pipe_and_never_the_operators_terminal() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_hub_that_stays_away_is_told_as_255_with_how_to_read_on() {
     let (mut hub, _agent) = fleet_of_one("web-1").await;
-    let running = exec(&hub, &["--reconnect", "2s", "web-1", "--", "sh", "-c", "echo begun; sleep 600"]).spawn();
+    let running =
+        exec(&hub, &["--reconnect", "2s", "web-1", "--", "sh", "-c", "echo begun; sleep 600"]).spawn();
     running.wait_stdout("begun");
     let control = hub.control();
     let tasks = control.client().list_tasks(muster_proto::v1::ListTasksRequest::default()).await.unwrap();
@@ -144,7 +147,8 @@ async fn several_nodes_answer_side_by_side_and_the_worst_exit_code_counts() {
     for name in ["web-1", "web-2", "db-1"] {
         hub.online(name).await;
     }
-    let script = "case $(cat /proc/$PPID/cmdline | tr '\\0' ' ') in *web-1*) echo one;; *) echo two; exit 9;; esac";
+    let script =
+        "case $(cat /proc/$PPID/cmdline | tr '\\0' ' ') in *web-1*) echo one;; *) echo two; exit 9;; esac";
     let ran = exec(&hub, &["role=web", "--", "sh", "-c", script]).run().with_code(9);
     let mut lines: Vec<_> = ran.stdout_text().lines().map(str::to_owned).collect();
     lines.sort();

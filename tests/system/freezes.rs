@@ -58,7 +58,11 @@ async fn a_frozen_hub_is_waited_for() {
     assert_eq!(sha256(&ran.stdout), sha256(&seq(CHUNKS * EACH)), "{}", ran.stderr);
     let view = hub.online("web-1").await;
     assert!(!view.clone_suspected);
-    assert_eq!(hub.http().metric("muster_lease_expired_total").await, 0.0, "the hub blames nobody for its own sleep");
+    assert_eq!(
+        hub.http().metric("muster_lease_expired_total").await,
+        0.0,
+        "the hub blames nobody for its own sleep"
+    );
     assert!(agent.process().try_wait().is_none());
 }
 

@@ -175,7 +175,12 @@ fn write_the_fixtures() {
         ..pb::Stats::default()
     };
     let task_id = Bytes::from_static(b"\x01\x92\0\0\0\0\x70\0\x80\0\0\0\0\0\0\x01");
-    let frame = |seq, kind| pb::Frame { seq, at_unix_ms: 1_700_000_000_000, task_id: task_id.clone(), kind: Some(kind) };
+    let frame = |seq, kind| pb::Frame {
+        seq,
+        at_unix_ms: 1_700_000_000_000,
+        task_id: task_id.clone(),
+        kind: Some(kind),
+    };
     let output = |stream: pb::Stream, text: &'static str| {
         pb::frame::Kind::Output(pb::Output { stream: stream.into(), data: text.into() })
     };

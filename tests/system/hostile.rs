@@ -45,7 +45,8 @@ async fn a_session_that_does_not_begin_as_it_should_is_refused_with_a_code() {
     assert_eq!(refused(&node, labels).await, "invalid_argument");
 
     // A signature by another key, one over another nonce, and none.
-    let stranger = RawNode { key: ed25519_dalek::SigningKey::from_bytes(&muster_tests::random()), ..node.clone() };
+    let stranger =
+        RawNode { key: ed25519_dalek::SigningKey::from_bytes(&muster_tests::random()), ..node.clone() };
     assert_eq!(refused(&stranger, |_| {}).await, "unauthenticated");
     for signature in [node.hello(&[0; 32]).signature, bytes::Bytes::new(), vec![0; 64].into()] {
         let session = node.dial().await.unwrap();
@@ -104,7 +105,8 @@ async fn upload(session: &mut RawSession, messages: Vec<pb::UploadUp>) -> Status
     match session.upload(messages).await {
         Err(status) => status,
         Ok((_up, mut down)) => loop {
-            let message = tokio::time::timeout(PATIENCE, down.message()).await.expect("the upload is refused");
+            let message =
+                tokio::time::timeout(PATIENCE, down.message()).await.expect("the upload is refused");
             match message {
                 Ok(Some(_)) => {}
                 Ok(None) => return Status::ok("ended"),
@@ -124,7 +126,8 @@ async fn an_upload_that_breaks_the_rules_is_refused_and_the_log_stays_whole() {
     let boot = welcome.boot;
     let hello = raw::upload_hello(&welcome.upload_nonce);
     let unknown_stream = pb::Output { stream: 99, data: vec![1].into() };
-    let odd = of_a_task(pb::Frame { seq: 1, kind: Some(Kind::Output(unknown_stream)), ..pb::Frame::default() });
+    let odd =
+        of_a_task(pb::Frame { seq: 1, kind: Some(Kind::Output(unknown_stream)), ..pb::Frame::default() });
     let empty = of_a_task(pb::Frame { seq: 1, ..pb::Frame::default() });
     let nobodys = pb::Frame { task_id: bytes::Bytes::new(), ..output(1, 1) };
     let short_id = pb::Frame { task_id: vec![7; 3].into(), ..output(1, 1) };
@@ -176,6 +179,34 @@ async fn an_upload_that_breaks_the_rules_is_refused_and_the_log_stays_whole() {
     assert_ne!(welcome.upload_nonce, other_welcome.upload_nonce);
     let stands = hub.control().node("web-1").await.unwrap();
     assert_eq!((stands.status(), stands.epoch), (pb::NodeStatus::Online, welcome.epoch));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_deleted_node_still_sends_is_refused() {
+    let hub = TestHub::start();
+    let node = RawNode::enrol(&hub, "web-1").await;
+    let (mut session, welcome) = node.attach().await.unwrap();
+    let boot = welcome.boot;
+    let hello = raw::upload_hello(&welcome.upload_nonce);
+    let (up, mut down) = session.upload(vec![hello.clone(), frames(boot, vec![output(1, 5)])]).await.unwrap();
+    eventually_async("a frame is durable", async || hub.control().node("web-1").await.ok()?.head).await;
+
+    assert_eq!(hub.http().delete("/v1/nodes/web-1").await.status, 204);
+    let _ = up.send(frames(boot, vec![output(2, 5)])).await;
+    let ended = async { while let Ok(Some(_)) = down.message().await {} };
+    tokio::time::timeout(PATIENCE, ended).await.expect("the open upload ends");
+    match session.next().await.unwrap() {
+        Some(pb::session_down::Message::Farewell(farewell)) => {
+            assert_eq!(farewell.reason(), pb::FarewellReason::Revoked);
+        }
+        other => panic!("{other:?}"),
+    }
+    let late = upload(&mut session, vec![hello, frames(boot, vec![output(2, 5)])]).await;
+    assert_eq!(error_code(&late), "upload_refused");
+    assert_eq!(refused(&node, |_| {}).await, "unauthenticated");
+    let log = rusqlite::Connection::open(hub.data_dir().join("terminal.db")).unwrap();
+    let kept: u32 = log.query_row("SELECT count(*) FROM boots", [], |row| row.get(0)).unwrap();
+    assert_eq!(kept, 0, "nothing of it is left");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -17,7 +17,8 @@ fn slow_seq(mark: &std::path::Path, chunks: u32, each: u32, pause: &str) -> Stri
 }
 
 async fn only_task(hub: &TestHub) -> pb::TaskView {
-    let tasks = hub.control().client().list_tasks(pb::ListTasksRequest::default()).await.unwrap().into_inner().tasks;
+    let tasks =
+        hub.control().client().list_tasks(pb::ListTasksRequest::default()).await.unwrap().into_inner().tasks;
     assert_eq!(tasks.len(), 1, "one command is one task");
     tasks.into_iter().next().unwrap()
 }
@@ -86,9 +87,11 @@ async fn a_terminated_hub_drains_and_loses_nothing() {
 async fn a_follower_of_the_log_goes_on_through_a_restart() {
     let (mut hub, _agent) = fleet_of_one("web-1").await;
     let stop = hub.home().join("stop");
-    let script = format!("i=0; while ! [ -e {} ]; do i=$((i+1)); echo line-$i-; sleep 0.02; done", stop.display());
+    let script =
+        format!("i=0; while ! [ -e {} ]; do i=$((i+1)); echo line-$i-; sleep 0.02; done", stop.display());
     let task = hub.control().task("web-1", &["sh", "-c", &script]).await.unwrap();
-    let follower = hub.muster(&["logs", "web-1", "--follow", "--view", "raw", "--task", &task.task_id]).spawn();
+    let follower =
+        hub.muster(&["logs", "web-1", "--follow", "--view", "raw", "--task", &task.task_id]).spawn();
     follower.wait_stdout("line-20-");
     for _ in 0..3 {
         hub.kill9();

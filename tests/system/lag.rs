@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use muster_proto::v1::control_service_client::ControlServiceClient;
+use muster_proto::v1::read_terminal_response::Message as Read;
 use muster_proto::v1::session_up::Message as Up;
 use muster_proto::v1::upload_up::Message as Upload;
 use muster_proto::v1::watch_events_response::Event;
@@ -115,14 +116,39 @@ async fn next_ack(down: &mut Streaming<pb::UploadDown>) -> u64 {
     }
 }
 
+/// Adds what the log has after a place to what is known, with which it must agree.
+async fn read_log(hub: &TestHub, since: pb::Cursor, known: &mut BTreeMap<u64, Bytes>) {
+    let request = pb::ReadTerminalRequest {
+        node: "web-1".to_owned(),
+        since: Some(since),
+        ..pb::ReadTerminalRequest::default()
+    };
+    let mut log = hub.control().client().read_terminal(request).await.unwrap().into_inner();
+    while let Some(message) = log.message().await.unwrap() {
+        match message.message {
+            Some(Read::Start(start)) => assert!(start.recovered),
+            Some(Read::Frames(batch)) => {
+                for frame in batch.frames {
+                    let Some(Kind::Output(output)) = frame.kind else { panic!("{frame:?}") };
+                    let live = known.entry(frame.seq).or_insert_with(|| output.data.clone());
+                    assert_eq!(*live, output.data, "the log and the live view agree on frame {}", frame.seq);
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_reader_that_stops_reading_is_told_how_many_events_it_missed_and_finds_them_in_the_log() {
     let frames: u64 = if long_forms() { 60_000 } else { 5_000 };
     let hub = TestHub::start_with(&["--log-node-bytes", "200000000"]);
     let node = RawNode::enrol(&hub, "web-1").await;
     let (mut session, welcome) = node.attach().await.unwrap();
-    let listed = hub.control().client().list_nodes(pb::ListNodesRequest::default()).await.unwrap().into_inner();
-    let (mut quick, mut slow) = (subscribe(&hub, &listed.position).await, subscribe(&hub, &listed.position).await);
+    let listed =
+        hub.control().client().list_nodes(pb::ListNodesRequest::default()).await.unwrap().into_inner();
+    let (mut quick, mut slow) =
+        (subscribe(&hub, &listed.position).await, subscribe(&hub, &listed.position).await);
 
     let (up, down) = session.upload(vec![raw::upload_hello(&welcome.upload_nonce)]).await.unwrap();
     let (seen, progress) = watch::channel(0);
@@ -158,25 +184,7 @@ async fn a_reader_that_stops_reading_is_told_how_many_events_it_missed_and_finds
 
     // The hole is in the log, at the cursors that the frames around it tell.
     let first_hole = (1..=frames).find(|seq| !told.frames.contains_key(seq)).expect("a hole");
-    let request = pb::ReadTerminalRequest {
-        node: "web-1".to_owned(),
-        since: Some(pb::Cursor { boot: welcome.boot, seq: first_hole - 1 }),
-        ..pb::ReadTerminalRequest::default()
-    };
-    let mut log = hub.control().client().read_terminal(request).await.unwrap().into_inner();
-    while let Some(message) = log.message().await.unwrap() {
-        match message.message {
-            Some(pb::read_terminal_response::Message::Start(start)) => assert!(start.recovered),
-            Some(pb::read_terminal_response::Message::Frames(batch)) => {
-                for frame in batch.frames {
-                    let Some(Kind::Output(output)) = frame.kind else { panic!("{frame:?}") };
-                    let known = told.frames.entry(frame.seq).or_insert_with(|| output.data.clone());
-                    assert_eq!(*known, output.data, "the log and the live view agree on frame {}", frame.seq);
-                }
-            }
-            _ => {}
-        }
-    }
+    read_log(&hub, pb::Cursor { boot: welcome.boot, seq: first_hole - 1 }, &mut told.frames).await;
     assert_eq!(told.frames, everything.frames, "with the log nothing is missing");
     assert!(hub.http().metric("muster_bus_missed_total").await >= told.missed as f64);
 }

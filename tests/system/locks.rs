@@ -45,7 +45,8 @@ async fn locked_databases_delay_acks_and_nothing_else() {
         let nodes = http.get("/v1/nodes").await;
         assert!(!asked.is_over(), "the list of nodes waits for a lock");
         let nodes = nodes.json();
-        let statuses: Vec<_> = nodes["nodes"].as_array().unwrap().iter().map(|node| &node["status"]).collect();
+        let statuses: Vec<_> =
+            nodes["nodes"].as_array().unwrap().iter().map(|node| &node["status"]).collect();
         assert_eq!(statuses, ["online", "online"], "{nodes}");
         seen_until = eventually_async("heartbeats are taken", async || {
             let seen = control.node("late").await.ok()?.last_seen_unix_ms;

@@ -27,7 +27,8 @@ async fn the_log_is_read_raw_as_text_by_task_by_cursor_and_from_its_end() {
     assert_eq!(logs(&["--task", &oldest]).stdout_text(), "bold\n");
 
     let lines = logs(&["-o", "json"]).stdout_text();
-    let kinds: Vec<serde_json::Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let kinds: Vec<serde_json::Value> =
+        lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(kinds.len(), frames.len(), "one object a frame: {lines}");
 }
 

@@ -2,6 +2,8 @@
 //!
 //! Needs the binary: `cargo build -p muster` first. `MUSTER_TEST_LONG=1` makes the loads larger.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
+
 mod attach;
 mod demo;
 mod exec;

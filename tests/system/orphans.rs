@@ -17,7 +17,8 @@ async fn tasks_of_a_killed_agent_are_lost_and_their_processes_end() {
     let running = hub.muster(&["exec", "web-1", "--", "sh", "-c", script]).spawn();
     running.wait_stdout("shell-");
     let said = String::from_utf8(running.stdout()).unwrap();
-    let pid = |tag: &str| -> u32 { said.split_once(tag).unwrap().1.split_once('-').unwrap().0.parse().unwrap() };
+    let pid =
+        |tag: &str| -> u32 { said.split_once(tag).unwrap().1.split_once('-').unwrap().0.parse().unwrap() };
     let (child, shell) = (pid("child-"), pid("shell-"));
     let task = hub.control().client().list_tasks(pb::ListTasksRequest::default()).await.unwrap().into_inner();
     let task = task.tasks[0].task_id.clone();

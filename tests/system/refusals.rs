@@ -47,7 +47,8 @@ async fn http_refuses_with_a_problem_document() {
         (r#"{"node":"nope","argv":["x"]}"#.to_owned(), 404),
         (format!(r#"{{"node":"web-1","command":"{}"}}"#, "x".repeat(2 << 20)), 413),
     ] {
-        let request = http.request(Method::POST, "/v1/tasks").header("content-type", "application/json").body(body);
+        let request =
+            http.request(Method::POST, "/v1/tasks").header("content-type", "application/json").body(body);
         assert_eq!(http.send(request).await.refusal().0, code);
     }
     let plain = http.request(Method::POST, "/v1/tasks").header("content-type", "text/plain").body("{}");
@@ -153,7 +154,15 @@ async fn a_second_hub_on_the_same_data_refuses_to_start() {
 
     let taken = hub.grpc().to_string();
     let other = hub.home().join("other");
-    let args = ["hub", "--data-dir", other.to_str().unwrap(), "--grpc-listen", &taken, "--http-listen", "127.0.0.1:0"];
+    let args = [
+        "hub",
+        "--data-dir",
+        other.to_str().unwrap(),
+        "--grpc-listen",
+        &taken,
+        "--http-listen",
+        "127.0.0.1:0",
+    ];
     let ran = hub.muster(&args).run();
     let said = format!("{}{}", ran.stdout_text(), ran.stderr);
     assert!(ran.code() != 0 && said.contains(&taken), "{} {said}", ran.code());

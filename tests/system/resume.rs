@@ -63,7 +63,8 @@ async fn read_through(
 }
 
 async fn position(hub: &TestHub) -> String {
-    let listed = hub.control().client().list_nodes(muster_proto::v1::ListNodesRequest::default()).await.unwrap();
+    let listed =
+        hub.control().client().list_nodes(muster_proto::v1::ListNodesRequest::default()).await.unwrap();
     listed.into_inner().position
 }
 
@@ -74,7 +75,9 @@ async fn an_event_stream_cut_at_random_places_resumes_without_loss_or_repetition
     let script = "i=0; while [ $i -lt 150 ]; do i=$((i+1)); echo line-$i-; sleep 0.01; done";
     let task = hub.control().task("web-1", &["sh", "-c", script]).await.unwrap().task_id;
     let done = |event: &ServerSent| {
-        event.event == "task" && event.json()["task"]["task_id"] == *task && event.json()["task"]["state"] == "ended"
+        event.event == "task"
+            && event.json()["task"]["task_id"] == *task
+            && event.json()["task"]["state"] == "ended"
     };
     let http = hub.http();
     let (count, counted) = watch::channel(0);

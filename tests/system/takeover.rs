@@ -75,7 +75,8 @@ async fn a_second_agent_on_the_same_folder_does_not_start() {
     let (hub, agent) = fleet_of_one("web-1").await;
     let state = agent.state_dir();
     let url = format!("http://{}", hub.grpc());
-    let ran = hub.muster(&["agent", "--hub", &url, "--state-dir", state.to_str().unwrap()]).run().with_code(75);
+    let ran =
+        hub.muster(&["agent", "--hub", &url, "--state-dir", state.to_str().unwrap()]).run().with_code(75);
     let said = format!("{}{}", ran.stdout_text(), ran.stderr);
     assert!(said.contains("another agent already runs"), "{said}");
 }

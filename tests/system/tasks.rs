@@ -80,7 +80,8 @@ async fn a_repeated_request_is_one_task_and_its_key_fits_no_other() {
     let body = json!({ "node": "web-1", "command": command });
     let post = async |hub: &TestHub, body: &serde_json::Value| {
         let http = hub.http();
-        let request = http.request(Method::POST, "/v1/tasks").header("idempotency-key", "deploy-7").json(body);
+        let request =
+            http.request(Method::POST, "/v1/tasks").header("idempotency-key", "deploy-7").json(body);
         http.send(request).await
     };
     let first = post(&hub, &body).await;
@@ -139,7 +140,8 @@ async fn an_answer_can_wait_for_the_end_and_holds_head_and_tail() {
     let omitted = digest["omitted_bytes"].as_u64().unwrap();
     assert_eq!(omitted as usize + shown, crate::seq(20_000).len(), "{digest}");
 
-    let running = http.post("/v1/tasks?wait=1s", &json!({ "node": "web-1", "command": "sleep 600" })).await.json();
+    let running =
+        http.post("/v1/tasks?wait=1s", &json!({ "node": "web-1", "command": "sleep 600" })).await.json();
     assert_ne!(running["state"], "ended", "{running}");
 }
 
@@ -195,7 +197,9 @@ async fn a_deleted_node_is_sent_away_for_good_and_its_log_is_erased() {
     let mut new = TestAgent::new(&hub, "web-1", &hub.join_token(&[]), &[]).filed_as("anew");
     new.start();
     hub.online("web-1").await;
-    assert!(hub.control().frames("web-1", "").await.unwrap().iter().all(|(_, frame)| frame.task_id.is_empty()));
+    assert!(
+        hub.control().frames("web-1", "").await.unwrap().iter().all(|(_, frame)| frame.task_id.is_empty())
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -209,7 +213,8 @@ async fn many_tasks_at_once_all_end_with_their_own_output() {
     }
     for (number, task) in tasks {
         let request = pb::GetTaskRequest { task_id: task.clone(), wait_ms: 30_000 };
-        let ended = tokio::time::timeout(PATIENCE, control.client().get_task(request)).await.unwrap().unwrap();
+        let ended =
+            tokio::time::timeout(PATIENCE, control.client().get_task(request)).await.unwrap().unwrap();
         assert_eq!(ended.into_inner().exit_code, Some(number % 7));
         let frames = control.frames("web-1", &task).await.unwrap();
         let expected = format!("begin-{number}\nend-{number}\n");
