@@ -229,8 +229,9 @@ impl Mesh {
     async fn delete_for_good(&self, node: &Arc<Node>, audit: AuditRow) -> Result<(), HubError> {
         let id = node.id();
         self.0.store.delete_node(id, audit).await?;
-        self.0.registry.publish(node, |_| Event::Deleted);
+        // Off the roll first: a list that is taken in between would show it and never hear of its end.
         self.0.registry.remove(id.as_str());
+        self.0.registry.publish(node, |_| Event::Deleted);
         self.0.names.write().remove(&(node.user().clone(), node.meta().name.clone()));
         self.0.book.forget_node(id);
         self.0.ingest.erase(id).await?;
