@@ -277,7 +277,7 @@ pub(crate) fn reason(status: &Status) -> String {
 /// A status as one line for the log.
 pub(crate) fn words(status: &Status) -> String {
     match std::error::Error::source(status) {
-        Some(_) => chain(status),
+        Some(cause) => chain(cause),
         None => format!("{} ({})", status.message(), reason(status)),
     }
 }

@@ -73,10 +73,9 @@ fn sample(state_folder: &PathBuf, slot: &Mutex<v1::Stats>, stopped: &Receiver<()
             return;
         }
     };
-    system.refresh_cpu_usage();
-    // Processor use is a difference; the first one should not take five seconds to come.
+    // Processor use is a difference: the first sample has none, and the second should not take long to come.
     let mut pause = MINIMUM_CPU_UPDATE_INTERVAL;
-    while let Err(RecvTimeoutError::Timeout) = stopped.recv_timeout(pause) {
+    loop {
         system.refresh_cpu_usage();
         system.refresh_memory();
         let (disk_used_bytes, disk_total_bytes) = disk(state_folder);
@@ -91,6 +90,9 @@ fn sample(state_folder: &PathBuf, slot: &Mutex<v1::Stats>, stopped: &Receiver<()
             ..v1::Stats::default()
         };
         *slot.lock() = sampled;
+        if stopped.recv_timeout(pause) != Err(RecvTimeoutError::Timeout) {
+            return;
+        }
         pause = SAMPLE_EVERY;
     }
 }

@@ -74,7 +74,8 @@ pub(crate) async fn run(spool: Arc<Spool>, client: NodeServiceClient<Channel>, n
             backoff.reset();
         }
         let pause = backoff.next();
-        tracing::info!(%why, retry_in = ?pause, "the upload stopped; its frames are kept");
+        // Often only the first sign that the session is over, which is told where it is noticed.
+        tracing::debug!(%why, retry_in = ?pause, "the upload stopped; its frames are kept");
         sleep(pause).await;
     }
 }
