@@ -141,7 +141,8 @@ async fn a_task_reaches_the_session_that_took_over_while_it_was_written_down() {
     let world = World::new().await;
     world.attach(1);
     let id = world.create().await;
-    // The same run of the agent, before the dispatch is committed.
+    // Lets the dispatch begin; the same run of the agent comes back before it is committed.
+    tokio::task::yield_now().await;
     let successor = world.attach(1);
     let command = tokio::time::timeout(DEADLINE, successor.outbox().next()).await.expect("nothing was sent");
     assert!(matches!(command, Some(Command::Run { task, .. }) if task == id));
@@ -152,6 +153,7 @@ async fn a_task_for_a_run_that_was_replaced_while_it_was_written_down_is_not_lef
     let world = World::new().await;
     world.attach(1);
     let id = world.create().await;
+    tokio::task::yield_now().await;
     let successor = world.attach(2);
     // Whichever came first: it was given to the new run, or is lost with the old one.
     until("sent or lost", || {

@@ -8,6 +8,8 @@ mod agent;
 mod control;
 #[path = "http_api/reading.rs"]
 mod reading;
+#[path = "http_api/uploads.rs"]
+mod uploads;
 #[path = "http_api/world.rs"]
 mod world;
 

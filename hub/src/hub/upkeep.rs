@@ -126,7 +126,7 @@ async fn expire_tasks(hub: &Hub) {
 }
 
 async fn trim_log(hub: &Hub) {
-    loop {
+    while hub.lifecycle.ready() {
         match hub.log.trim(hub.config.retention(), hub.clock.unix_ms()).await {
             Ok(true) => tokio::time::sleep(TRIM_PAUSE).await,
             Ok(false) | Err(StoreError::Closed) => return,
@@ -137,8 +137,12 @@ async fn trim_log(hub: &Hub) {
 
 async fn trim_tasks(hub: &Hub) {
     let age = u64::try_from(hub.config.log_max_age.as_millis()).unwrap_or(u64::MAX);
-    let now = hub.clock.unix_ms();
-    if let Err(error) = hub.store.trim_tasks(hub.config.tasks_kept, now.saturating_sub(age), now).await {
-        HubError::from(error).log();
+    while hub.lifecycle.ready() {
+        let now = hub.clock.unix_ms();
+        match hub.store.trim_tasks(hub.config.tasks_kept, now.saturating_sub(age), now).await {
+            Ok(1..) => tokio::time::sleep(TRIM_PAUSE).await,
+            Ok(0) | Err(StoreError::Closed) => return,
+            Err(error) => return HubError::from(error).log(),
+        }
     }
 }

@@ -117,7 +117,9 @@ impl Tasks {
 
     async fn lose_stranded(&self, node: &Node, session: &Session) {
         let stranded = self.0.book.stranded(node.id(), session.boot());
-        if stranded.is_empty() {
+        // Looked at after the tasks: while this session is the newest, none of them was given to a newer run.
+        let newest = node.session().is_some_and(|newest| newest.epoch() == session.epoch());
+        if stranded.is_empty() || !newest {
             return;
         }
         let end = TaskEnd::without_process(

@@ -170,6 +170,10 @@ impl SessionStream {
             node,
         };
         attachment.enter(attached.displaced.is_some(), attached.clone_suspected, &self.peer);
+        // Draining may have gone through the sessions before this one was there.
+        if hub.lifecycle.draining().is_cancelled() {
+            attached.session.outbox().close(CloseReason::Draining);
+        }
         let ms = |duration: std::time::Duration| u32::try_from(duration.as_millis()).unwrap_or(u32::MAX);
         let welcome = v1::Welcome {
             protocol_version: hello.protocol_version.min(PROTOCOL_VERSION),
