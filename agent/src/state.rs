@@ -124,13 +124,16 @@ impl State {
     }
 }
 
-/// Reads a secret from a file that only its owner can read, or from standard input for `-`.
+/// Reads a join token from a file, or from standard input for `-`. That others can read the file is said, not refused:
+/// the token is spent the moment it is used.
 pub(crate) fn read_secret(path: &Path) -> Result<Zeroizing<String>, AgentError> {
     let mut text = Zeroizing::new(String::new());
     if path == Path::new("-") {
         io::stdin().lock().take(MAX_FILE_BYTES).read_to_string(&mut text).map_err(at("read", path))?;
     } else {
-        refuse_shared(path)?;
+        if is_shared(path)? {
+            tracing::warn!(file = %path.display(), "the join token can be read by others: run chmod 600 on its file next time");
+        }
         let file = File::open(path).map_err(at("read", path))?;
         file.take(MAX_FILE_BYTES).read_to_string(&mut text).map_err(at("read", path))?;
     }
@@ -141,17 +144,22 @@ pub(crate) fn read_secret(path: &Path) -> Result<Zeroizing<String>, AgentError> 
     Ok(trimmed)
 }
 
-/// A secret that others on this machine can read is none.
+/// A key that others on this machine can read is none.
 fn refuse_shared(path: &Path) -> Result<(), AgentError> {
-    let metadata = path.metadata().map_err(at("inspect", path))?;
-    // A pipe or a terminal (`<(command)`) is not a file that others could open later.
-    if metadata.is_file() && metadata.permissions().mode() & 0o077 != 0 {
+    if is_shared(path)? {
         return Err(AgentError::Config(format!(
             "{path} can be read by others than its owner; run `chmod 600 {path}`",
             path = path.display()
         )));
     }
     Ok(())
+}
+
+/// Whether others than its owner can read a file. A pipe or a terminal (`<(command)`) is not one that could be opened
+/// later.
+fn is_shared(path: &Path) -> Result<bool, AgentError> {
+    let metadata = path.metadata().map_err(at("inspect", path))?;
+    Ok(metadata.is_file() && metadata.permissions().mode() & 0o077 != 0)
 }
 
 fn decode_seed(text: &[u8]) -> Option<Zeroizing<[u8; 32]>> {
@@ -254,13 +262,18 @@ mod tests {
     }
 
     #[test]
-    fn a_shared_token_file_is_refused() {
+    fn a_shared_token_is_taken_and_a_shared_key_refused() {
         let folder = tempfile::tempdir().unwrap();
+        let shared = |path: &Path| {
+            std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o644)).unwrap();
+        };
         let path = folder.path().join("token");
         std::fs::write(&path, " secret\n").unwrap();
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
-        assert!(read_secret(&path).unwrap_err().to_string().contains("chmod 600"));
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+        shared(&path);
         assert_eq!(read_secret(&path).unwrap().as_str(), "secret");
+        let state = State::open(&folder.path().join("state")).unwrap();
+        state.key().unwrap();
+        shared(&state.folder().join("identity.key"));
+        assert!(state.key().unwrap_err().to_string().contains("chmod 600"));
     }
 }

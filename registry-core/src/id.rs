@@ -79,7 +79,8 @@ fn check(text: &str) -> Result<(), IdError> {
     if text.len() > MAX_ID_BYTES {
         return Err(IdError::TooLong { len: text.len() });
     }
-    match text.bytes().position(|b| !b.is_ascii_graphic() || matches!(b, b'"' | b'\'' | b'`' | b'/' | b'\\')) {
+    match text.bytes().position(|b| !b.is_ascii_graphic() || matches!(b, b'"' | b'\'' | b'`' | b'/' | b'\\'))
+    {
         Some(at) => Err(IdError::BadCharacter { at }),
         None => Ok(()),
     }
@@ -192,7 +193,8 @@ impl FromStr for Cursor {
     type Err = IdError;
     fn from_str(text: &str) -> Result<Self, IdError> {
         let number = |part: &str| {
-            let canonical = part.bytes().all(|b| b.is_ascii_digit()) && (part == "0" || !part.starts_with('0'));
+            let canonical =
+                part.bytes().all(|b| b.is_ascii_digit()) && (part == "0" || !part.starts_with('0'));
             if canonical { part.parse::<u64>().ok() } else { None }
         };
         let (boot, seq) = text.split_once(':').ok_or(IdError::NotACursor)?;
@@ -219,7 +221,9 @@ mod tests {
 
     #[test]
     fn cursors_read_only_what_they_write() {
-        for bad in ["", ":", "1", "1:", ":1", "1:2:3", "+1:2", "01:2", "1:-2", "18446744073709551616:0", " 1:2"] {
+        for bad in
+            ["", ":", "1", "1:", ":1", "1:2:3", "+1:2", "01:2", "1:-2", "18446744073709551616:0", " 1:2"]
+        {
             assert_eq!(bad.parse::<Cursor>(), Err(IdError::NotACursor), "{bad}");
         }
         assert_eq!("0:0".parse::<Cursor>(), Ok(Cursor::START));

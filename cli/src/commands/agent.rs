@@ -11,7 +11,7 @@ use crate::signals;
 
 const HELP: &str = "\
 Examples:
-  muster token create --join > join.token && chmod 600 join.token        on the hub
+  muster token create --join > join.token        on the hub
   muster agent --hub http://127.0.0.1:7070 --join-token-file join.token --state-dir ./node
   muster agent --hub http://127.0.0.1:7070 --state-dir ./node            from then on
   muster agent --hub http://127.0.0.1:7070 --state-dir ./node --label role=web --label env=prod
