@@ -259,7 +259,9 @@ async fn nothing_follows_the_end_of_a_boot() {
         world.open();
         world.durable(2).await;
     }
-    tokio::time::timeout(DEADLINE, world.ingest.flushed()).await.expect("the log is asked for the impossible");
+    tokio::time::timeout(DEADLINE, world.ingest.flushed())
+        .await
+        .expect("the log is asked for the impossible");
     // An agent that lost the ack of its last frame comes back for it, and must not have to send anything again.
     assert_eq!(world.ingest.grant_boot(&world.node, BOOT, [1; 16]).unwrap(), BOOT);
     assert_eq!(world.log.begin_upload(BOOT), Some(3));

@@ -294,8 +294,7 @@ impl Attachment {
             self.hub.mesh.announce(&self.node);
             if stalled {
                 tracing::warn!(node = %self.node.id(), "output stalled: its upload is reset");
-                let upload =
-                    self.uploads.lock().get(&self.upload_nonce).map(|permit| permit.stream.clone());
+                let upload = self.uploads.lock().get(&self.upload_nonce).map(|permit| permit.stream.clone());
                 if let Some(upload) = upload {
                     upload.cancel();
                 }
