@@ -123,6 +123,7 @@ impl Ingest {
             ));
         }
         let log = self.node(node);
+        log.watch_from(self.0.clock.monotonic_ms());
         let (boot, marks) = log.grant(proposed, boot_id, now);
         self.0.pending_bytes.fetch_add(marks, Ordering::Relaxed);
         self.kick(&log);

@@ -224,7 +224,7 @@ impl Tasks {
         id: TaskId,
         grace: Duration,
     ) -> Result<TaskRow, HubError> {
-        let row = self.control(principal, id).await?;
+        let mut row = self.control(principal, id).await?;
         let audit = self.audit(principal, Action::TaskControl, &id.to_string(), r#"{"act":"cancel"}"#);
         self.0.store.audit(audit).await?;
         let reason = format!("cancelled by {}", principal.name);
@@ -234,12 +234,15 @@ impl Tasks {
             let step = TaskStep::EndedIfQueued { end, at_unix_ms: self.0.clock.unix_ms() };
             let book = Arc::clone(&self.0.book);
             let stepped = to_the_end(async move { Ok(book.step(vec![(id, step)]).await?) });
-            if let Some(Some(row)) = stepped.await?.pop()
-                && row.state == TaskState::Ended
-            {
+            if let Some(Some(now)) = stepped.await?.pop() {
+                row = now;
+            }
+            if row.state == TaskState::Ended {
                 return Ok(Arc::unwrap_or_clone(row));
             }
         }
+        // The order to run it may be just behind this one; the agent takes the first of two.
+        self.send_again(&row);
         let grace = if grace.is_zero() { DEFAULT_GRACE } else { grace.min(MAX_GRACE) };
         let grace_ms = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
         self.ask(&row, |request| Command::Cancel { request, task: id, grace_ms, reason }).await?;

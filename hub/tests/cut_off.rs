@@ -110,6 +110,14 @@ async fn cut_off(act: impl Future) {
     let _ = futures_util::poll!(&mut act);
 }
 
+/// Leaves something once its effect shows.
+async fn cut_off_after(act: impl Future, mut shows: impl FnMut() -> bool) {
+    tokio::select! {
+        _ = act => panic!("nobody answers here"),
+        () = until("the effect shows", &mut shows) => {}
+    }
+}
+
 async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     let waiting = async {
         while !is_so() {
@@ -164,6 +172,21 @@ async fn a_task_for_a_run_that_was_replaced_while_it_was_written_down_is_not_lef
         assert_eq!(row.end.unwrap().outcome, TaskOutcome::Lost);
         assert!(successor.outbox().is_empty(), "a lost task was sent");
     }
+}
+
+#[tokio::test]
+async fn a_cancel_never_overtakes_the_order_to_run() {
+    let world = World::new().await;
+    let session = world.attach(1);
+    let id = world.create().await;
+    // As if the dispatch was committed and its order not yet sent.
+    let step = TaskStep::Dispatched { boot: Boot(1), at_unix_ms: 1, read_from: Cursor::START };
+    world.book.step(vec![(id, step)]).await.unwrap();
+    while let Some(Some(_)) = futures_util::FutureExt::now_or_never(session.outbox().next()) {}
+    cut_off_after(world.tasks.cancel(&world.principal, id, Duration::ZERO), || session.outbox().len() >= 2)
+        .await;
+    let first = session.outbox().next().await;
+    assert!(matches!(first, Some(Command::Run { task, .. }) if task == id), "{first:?}");
 }
 
 #[tokio::test]

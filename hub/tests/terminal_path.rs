@@ -10,7 +10,7 @@ use bytes::Bytes;
 use futures_util::StreamExt as _;
 use muster_hub::ErrorCode;
 use muster_hub::auth::{Auth, Principal};
-use muster_hub::fleet::{Node, Registry};
+use muster_hub::fleet::{Node, Registry, Stats};
 use muster_hub::ingest::{Ingest, NodeLog};
 use muster_hub::mesh::{self, Mesh};
 use muster_hub::metrics::Metrics;
@@ -85,8 +85,11 @@ struct World {
 
 impl World {
     async fn new() -> Self {
+        Self::with_clock(Clock::system()).await
+    }
+
+    async fn with_clock(clock: Clock) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let clock = Clock::system();
         let store: Arc<dyn Store> =
             Arc::new(SqliteStore::open(&dir.path().join("muster.db"), clock.clone()).unwrap());
         let log = SqliteTerminalLog::open(&dir.path().join("terminal.db"), clock.clone()).unwrap();
@@ -298,6 +301,23 @@ async fn what_waits_of_an_earlier_run_is_waited_for_and_no_more() {
     world.ingest.take(&world.log, next, vec![frame(1)]).unwrap();
     tokio::time::timeout(DEADLINE, world.log.settled(next)).await.expect("waits for the current run");
     world.open();
+}
+
+#[tokio::test]
+async fn output_counts_as_stalled_only_while_the_node_could_send_it() {
+    let (clock, hand) = Clock::manual(1_000_000_000_000);
+    let world = World::with_clock(clock).await;
+    hand.advance(Duration::from_secs(3600));
+    world.ingest.grant_boot(&world.node, BOOT, [1; 16]).unwrap();
+    world.ingest.flushed().await;
+    let stats = Stats { spool_bytes: 1, spool_oldest_ms: 3_000_000, ..Stats::default() };
+    assert_eq!(world.ingest.observe_spool(&world.log, &stats), None, "it has just come back");
+    hand.advance(Duration::from_secs(20));
+    assert_eq!(world.ingest.observe_spool(&world.log, &stats), Some(true));
+    world.take([frame(1)]);
+    world.durable(1).await;
+    world.ingest.flushed().await;
+    assert_eq!(world.ingest.observe_spool(&world.log, &stats), Some(false));
 }
 
 #[tokio::test]

@@ -278,6 +278,11 @@ impl NodeLog {
         self.stalled.swap(stalled, Ordering::Relaxed)
     }
 
+    /// Counts silence from here on: a node that was away had no way to send.
+    pub(super) fn watch_from(&self, now_ms: u64) {
+        self.last_frame_ms.store(now_ms, Ordering::Relaxed);
+    }
+
     /// Milliseconds since the last frame; 0 while the hub itself holds things up.
     pub(super) fn silent_for(&self, now_ms: u64) -> u64 {
         let waits_for_store = self.state.lock().committing;

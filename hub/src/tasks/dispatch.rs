@@ -110,6 +110,17 @@ impl Tasks {
         }
     }
 
+    /// Sends a task that was dispatched and has not started once more, to the run of the agent that has it.
+    pub(super) fn send_again(&self, row: &TaskRow) {
+        let node = self.0.mesh.registry().get(row.node.as_str());
+        if let Some(session) = node.and_then(|node| node.session())
+            && row.state == TaskState::Dispatched
+            && row.boot == session.boot()
+        {
+            self.send(&session, row);
+        }
+    }
+
     fn send(&self, session: &Session, row: &TaskRow) {
         let command = Command::Run { task: row.id, spec: Arc::new(row.spec.clone()) };
         commands::push(session, command, &self.0.metrics);
