@@ -66,11 +66,12 @@ impl Spec {
 
     fn start_in(&self, cwd: &Path) -> io::Result<Started> {
         let mut command = Command::new(&self.argv[0]);
-        command.args(&self.argv[1..]).current_dir(cwd).env(TASK_ID_VARIABLE, self.id.to_string());
+        command.args(&self.argv[1..]).current_dir(cwd);
         if self.pty.is_some() {
             command.env("TERM", "xterm-256color");
         }
-        command.envs(&self.env);
+        // Last: what was asked for must not hide whose process it is.
+        command.envs(&self.env).env(TASK_ID_VARIABLE, self.id.to_string());
         let _one = ONE_START_AT_A_TIME.lock();
         if let Some(size) = self.pty {
             let (child, read, write) = pty::start(command, size)?;
