@@ -1,6 +1,8 @@
 //! Requests that are cut off in the middle, and sessions that are taken over in the middle: what was committed is known
 //! all the same, and no task is left behind.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;

@@ -120,7 +120,7 @@ impl Book {
                 // Also a row that this step did not change may be ahead of the book: nobody would take it on otherwise.
                 Some(row) => self.know(row),
                 // Its node was deleted.
-                None => drop(self.active.lock().remove(id)),
+                None => self.forget(id),
             }
             rows.push(row);
         }
@@ -170,6 +170,12 @@ impl Book {
             matches!(row.state, TaskState::Dispatched | TaskState::Running) && row.boot != boot
         };
         self.of_node(node).iter().filter(given).map(|row| row.id).collect()
+    }
+
+    fn forget(&self, id: TaskId) {
+        let gone = self.active.lock().remove(id);
+        // Whoever follows it is woken by this: not under the lock.
+        drop(gone);
     }
 
     fn know(&self, row: &Arc<TaskRow>) {
