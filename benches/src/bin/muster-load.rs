@@ -82,9 +82,10 @@ fn main() -> Result<()> {
     report.measured_on = jiff::Timestamp::from_millisecond(Clock::system().unix_ms().try_into()?)?
         .strftime("%Y-%m-%d")
         .to_string();
+    report.replace(rows.clone());
+    report.save(&args.results)?;
     say(&format!("\n{}\n{}, {}", table(&rows), report.machine, report.measured_on));
-    report.replace(rows);
-    report.save(&args.results)
+    Ok(())
 }
 
 async fn measure(args: &Args) -> Result<Vec<Row>> {
