@@ -109,7 +109,7 @@ async fn a_hub_that_stays_away_is_told_as_255_with_how_to_read_on() {
     for words in [task.as_str(), "muster logs web-1 --task"] {
         assert!(ran.stderr.contains(words), "{words:?} is not in {:?}", ran.stderr);
     }
-    let ran = exec(&hub, &["web-1", "--", "true"]).run().with_code(69);
+    let ran = exec(&hub, &["web-1", "--", "true"]).run().with_code(255);
     assert!(ran.stderr.contains("hub"), "{:?}", ran.stderr);
 }
 

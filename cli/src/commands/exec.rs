@@ -50,8 +50,9 @@ Exit codes:
   126  the node refuses the command, or could not start it; 127 if there is no such program
   130  cancelled before it ran, or left alone by a second Ctrl-C
   141  whoever read the output has gone away; the command goes on
-  255  how the command did is not known: the hub stayed away, the task expired or was lost, no such node
-  2, 69, 77, 78  as for every command: see muster --help";
+  255  it could not be run, or how it did is not known: no hub, no such node, no permission; the hub stayed away,
+       the task expired or was lost. The message says which
+  2    the command line is wrong";
 
 /// Run a command on a node, with its output live and its exit code.
 #[derive(Debug, Args)]
@@ -106,6 +107,13 @@ pub(crate) struct ExecArgs {
 
 /// Runs the command and gives its exit code.
 pub(crate) async fn run(args: ExecArgs, clock: Clock) -> anyhow::Result<u8> {
+    run_on(args, clock).await.map_err(|error| match error.downcast::<Failure>() {
+        Ok(failure) => not_the_commands(failure).into(),
+        Err(error) => error,
+    })
+}
+
+async fn run_on(args: ExecArgs, clock: Clock) -> anyhow::Result<u8> {
     let hub = Hub::find(&args.connection)?;
     let nodes = if is_selector(&args.target) {
         let selector = if args.target == "all" { "" } else { args.target.as_str() };
@@ -160,9 +168,14 @@ fn order(args: &ExecArgs, node: String) -> Order {
     Order { node, spec, patience: args.reconnect.patience }
 }
 
-/// A refusal must not look like the command's own exit code 1.
+/// What keeps Muster from running a command, or from knowing how it did, must not look like an exit code of its own.
 fn not_the_commands(failure: Failure) -> Failure {
-    if failure.exit == exit::REFUSED { failure.with_exit(exit::UNKNOWN) } else { failure }
+    match failure.exit {
+        exit::REFUSED | exit::UNAVAILABLE | exit::NOT_PERMITTED | exit::CONFIG => {
+            failure.with_exit(exit::UNKNOWN)
+        }
+        _ => failure,
+    }
 }
 
 /// What Ctrl-C acts on.
@@ -487,6 +500,6 @@ mod tests {
         assert_eq!(refused.exit(), exit::UNKNOWN);
         let unreachable =
             Done { node: "c".into(), result: Err(not_the_commands(Failure::new(69, "x", "y"))) };
-        assert_eq!(unreachable.exit(), exit::UNAVAILABLE);
+        assert_eq!(unreachable.exit(), exit::UNKNOWN);
     }
 }
