@@ -309,7 +309,7 @@ mod tests {
     async fn a_group_that_only_has_the_number_is_left_alone() {
         let folder = tempfile::tempdir().unwrap();
         let journal = Journal::open(folder.path()).unwrap();
-        let mut child = start("sleep 600", task(3));
+        let mut child = start("exec sleep 600", task(3));
         let group = group_of(&child);
         let note = |start_ticks, machine_boot| Note {
             group: group.0.as_raw_nonzero().get(),
