@@ -1,7 +1,8 @@
 //! What this hub's registry carries: the fleet's events, commands, metadata and stats.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::ops::Deref;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use registry_core::{Boot, Fleet, Frame, TaskId};
@@ -15,14 +16,15 @@ use crate::store::{TaskRow, TaskSpec};
 pub struct MusterFleet;
 
 impl Fleet for MusterFleet {
-    type Event = Event;
+    type Event = Told;
     type Command = Command;
     type Meta = NodeMeta;
     type Stats = Stats;
 
-    fn event_bytes(event: &Event) -> usize {
-        match event {
-            Event::Output(seen) => seen.frames.iter().map(|frame| frame.weight()).sum(),
+    fn event_bytes(told: &Told) -> usize {
+        match &**told {
+            // As it is, and as text in base 64 once somebody reads it so.
+            Event::Output(seen) => seen.frames.iter().map(|frame| 3 * frame.weight()).sum(),
             _ => NOMINAL_EVENT_BYTES,
         }
     }
@@ -51,6 +53,35 @@ pub enum Event {
     Task(Arc<TaskRow>),
     /// Its terminals spoke.
     Output(Arc<FramesSeen>),
+}
+
+/// An event with room for its one encoded copy, which serves all its readers.
+#[derive(Debug)]
+pub struct Told {
+    event: Event,
+    text: OnceLock<Bytes>,
+}
+
+impl Told {
+    /// The event as text, made by whoever asks first and shared by the rest. There is one form, that of server-sent
+    /// events, so it does not matter who that is.
+    pub fn text(&self, make: impl FnOnce(&Event) -> Bytes) -> Bytes {
+        self.text.get_or_init(|| make(&self.event)).clone()
+    }
+}
+
+impl From<Event> for Told {
+    fn from(event: Event) -> Self {
+        Self { event, text: OnceLock::new() }
+    }
+}
+
+impl Deref for Told {
+    type Target = Event;
+
+    fn deref(&self) -> &Event {
+        &self.event
+    }
 }
 
 /// Consecutive frames of one boot, as they came in.

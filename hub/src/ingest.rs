@@ -9,7 +9,7 @@ mod node_log;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use parking_lot::RwLock;
@@ -28,6 +28,14 @@ use crate::tasks::book::Book;
 pub const PENDING_NODE_BYTES: usize = 8 << 20;
 /// Frames of all nodes that wait to be durable.
 pub const PENDING_TOTAL_BYTES: usize = 256 << 20;
+/// While commits succeed, no more is read from a node than this much before they do: what would have to be dropped and
+/// sent again is better left with its agent. A commit's worth for the log to work on, and one to be ready behind it.
+const HIGH_WATER_NODE_BYTES: usize = PENDING_NODE_BYTES / 2;
+/// The same for all nodes together.
+const HIGH_WATER_TOTAL_BYTES: usize = PENDING_TOTAL_BYTES / 2;
+/// When no commit succeeds for this long, in milliseconds, the store is held up: then frames are read all the same, so
+/// that viewers go on seeing them.
+const HELD_UP_MS: u64 = 500;
 /// The most that is handed to the log at once: large enough to fill rows, small enough that acks keep coming.
 const APPEND_BYTES: usize = 1 << 20;
 /// Delays between attempts while the store fails.
@@ -55,6 +63,8 @@ struct Inner {
     metrics: Arc<Metrics>,
     nodes: RwLock<HashMap<NodeId, Arc<NodeLog>>>,
     pending_bytes: AtomicUsize,
+    /// When the last commit of any node was done.
+    last_commit_ms: AtomicU64,
 }
 
 impl Ingest {
@@ -78,6 +88,7 @@ impl Ingest {
             metrics,
             nodes: RwLock::new(HashMap::new()),
             pending_bytes: AtomicUsize::new(0),
+            last_commit_ms: AtomicU64::new(0),
         }));
         for head in heads {
             if let Some(node) = ingest.0.registry.get(head.node.as_str()) {
@@ -148,14 +159,26 @@ impl Ingest {
         if !taken.fresh.is_empty() {
             let bytes: usize = taken.fresh.iter().map(|frame| frame.data_len()).sum();
             inner.metrics.output_received_bytes_total.inc_by(bytes as u64);
-            inner
-                .registry
-                .publish(log.node(), |_| Event::Output(Arc::new(FramesSeen { boot, frames: taken.fresh })));
+            inner.registry.publish(log.node(), |_| {
+                Event::Output(Arc::new(FramesSeen { boot, frames: taken.fresh })).into()
+            });
         }
         if taken.kept_bytes > 0 {
             self.kick(log);
         }
         result
+    }
+
+    /// Whether more should be read from a node now: there is room, or the store is held up and viewers should not be.
+    #[must_use]
+    pub fn wants_more(&self, log: &NodeLog) -> bool {
+        let now = self.0.clock.monotonic_ms();
+        let held_up = |since_ms: u64| now.saturating_sub(since_ms) > HELD_UP_MS;
+        let (pending, last_commit_ms) = log.backlog();
+        let node_wants = pending < HIGH_WATER_NODE_BYTES || held_up(last_commit_ms);
+        let total_wants = self.pending_bytes() < HIGH_WATER_TOTAL_BYTES
+            || held_up(self.0.last_commit_ms.load(Ordering::Relaxed));
+        node_wants && total_wants
     }
 
     /// The number to ask a node's agent to go back to, if frames were dropped and there is room again. Told once.
@@ -214,7 +237,7 @@ impl Ingest {
     }
 
     fn kick(&self, log: &Arc<NodeLog>) {
-        if log.begin_commit() {
+        if log.begin_commit(self.0.clock.monotonic_ms()) {
             let (ingest, log) = (self.clone(), Arc::clone(log));
             tokio::spawn(async move { ingest.commit(&log).await });
         }
@@ -232,7 +255,9 @@ impl Ingest {
                     if let Some(FrameKind::Gap { reason, .. }) = last.as_deref().map(|frame| &frame.kind) {
                         inner.metrics.gap(reason.as_str());
                     }
-                    let freed = log.committed(boot, last.as_deref());
+                    let now = inner.clock.monotonic_ms();
+                    let freed = log.committed(boot, last.as_deref(), now);
+                    inner.last_commit_ms.store(now, Ordering::Relaxed);
                     inner.pending_bytes.fetch_sub(freed, Ordering::Relaxed);
                 }
                 Err(StoreError::Closed) => {

@@ -231,7 +231,7 @@ impl Mesh {
         self.0.store.delete_node(id, audit).await?;
         // Off the roll first: a list that is taken in between would show it and never hear of its end.
         self.0.registry.remove(id.as_str());
-        self.0.registry.publish(node, |_| Event::Deleted);
+        self.0.registry.publish(node, |_| Event::Deleted.into());
         self.0.names.write().remove(&(node.user().clone(), node.meta().name.clone()));
         self.0.book.forget_node(id);
         self.0.ingest.erase(id).await?;
@@ -256,7 +256,7 @@ impl Mesh {
         self.0.registry.publish(node, |rev| {
             let mut view = self.view(node);
             view.revision = rev;
-            Event::Node(Arc::new(view))
+            Event::Node(Arc::new(view)).into()
         });
     }
 

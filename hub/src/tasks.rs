@@ -164,7 +164,7 @@ impl Tasks {
                 inner.metrics.tasks_created_total.inc();
                 let shared = Arc::new(row.clone());
                 inner.book.enter(&shared, inner.clock.monotonic_ms().saturating_add(ttl));
-                inner.mesh.registry().publish(node, |_| Event::Task(shared));
+                inner.mesh.registry().publish(node, |_| Event::Task(shared).into());
                 self.dispatch(node);
                 Ok(Creation { task: row, new: true })
             }

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::auth::{Action, Auth, Principal};
 use crate::error::HubError;
-use crate::fleet::{Event, Registry};
+use crate::fleet::{Event, Registry, Told};
 use crate::mesh::Mesh;
 
 /// Events that one reader may be behind. Beyond it the oldest are dropped and the reader is told.
@@ -41,7 +41,7 @@ pub enum WatchItem {
         /// When it happened, in milliseconds since the Unix epoch.
         at_unix_ms: u64,
         /// What.
-        event: Arc<Event>,
+        event: Arc<Told>,
     },
     /// Events were missed here: take the list of nodes anew, and read terminals from their cursors.
     Gap {
@@ -125,7 +125,7 @@ impl Watch {
 }
 
 struct Reader {
-    subscription: Subscription<Event>,
+    subscription: Subscription<Told>,
     nodes: HashSet<NodeId>,
     output: bool,
     /// Replayed events that are still to come.

@@ -331,7 +331,7 @@ fn watched(item: WatchItem) -> Result<v1::WatchEventsResponse, Status> {
         WatchItem::Event { position, node, at_unix_ms, event } => v1::WatchEventsResponse {
             position: position.to_string(),
             at_unix_ms,
-            event: Some(match &*event {
+            event: Some(match &**event {
                 Event::Node(view) => Wire::NodeChanged(node_to_proto(view)),
                 Event::Deleted => Wire::NodeDeleted(node.to_string()),
                 Event::Stats(stats) => Wire::Stats(stats_to_proto(stats)),

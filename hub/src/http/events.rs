@@ -4,9 +4,15 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::body::Body;
 use axum::extract::State;
 use axum::response::sse::{Event as Sent, KeepAlive, Sse};
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use futures_util::future::ready;
+use futures_util::stream::{once, unfold};
 use futures_util::{Stream, StreamExt as _};
+use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderMap, HeaderName};
 use registry_core::Position;
 use serde::Deserialize;
@@ -44,13 +50,23 @@ pub(super) async fn watch(
     State(hub): State<Arc<Hub>>,
     Params(watching): Params<Watching>,
     headers: HeaderMap,
-) -> HubResult<Sse<impl Stream<Item = Result<Sent, Infallible>>>> {
+) -> HubResult<Response> {
     let since = resume_id(&headers)?.or(watching.since.filter(|since| !since.is_empty()));
     let since = since.map(|text| text.parse::<Position>());
     let since = since.transpose().map_err(|_| HubError::plain(ErrorCode::InvalidPosition))?;
     let nodes = watching.nodes.split(',').filter(|node| !node.is_empty()).map(str::to_owned).collect();
     let items = hub.watch.events(&principal, &WatchRequest { since, nodes, output: watching.output })?;
-    Ok(stream(items.map(|item| Ok(sent(&item)))))
+    let hello = Bytes::from(format!("retry: {}\n\n", COME_BACK.as_millis()));
+    let texts = unfold(items, |mut items| async move {
+        let text = match tokio::time::timeout(HEARTBEAT, items.next()).await {
+            Ok(item) => text(&item?),
+            Err(_) => Bytes::from_static(b":\n\n"),
+        };
+        Some((text, items))
+    });
+    let texts = once(ready(hello)).chain(texts).map(Ok::<_, Infallible>);
+    let headers = [(CONTENT_TYPE, "text/event-stream"), (CACHE_CONTROL, "no-cache")];
+    Ok((headers, Body::from_stream(texts)).into_response())
 }
 
 /// A stream of server-sent events that tells its reader how to come back, and that it is alive.
@@ -58,7 +74,7 @@ pub(super) fn stream<S>(events: S) -> Sse<impl Stream<Item = Result<Sent, Infall
 where
     S: Stream<Item = Result<Sent, Infallible>> + Send + 'static,
 {
-    let hello = futures_util::stream::once(async { Ok(Sent::default().retry(COME_BACK)) });
+    let hello = once(async { Ok(Sent::default().retry(COME_BACK)) });
     Sse::new(hello.chain(events)).keep_alive(KeepAlive::new().interval(HEARTBEAT))
 }
 
@@ -90,9 +106,10 @@ pub(super) fn sse(name: &str, id: Option<String>, data: &impl serde::Serialize) 
     }
 }
 
-fn sent(item: &WatchItem) -> Sent {
+/// One item as it is sent. Of an event there is one copy, whoever reads it.
+fn text(item: &WatchItem) -> Bytes {
     match item {
-        WatchItem::Event { position, node, at_unix_ms, event } => {
+        WatchItem::Event { position, node, at_unix_ms, event } => event.text(|event| {
             let (name, key, value) = body(event);
             let mut data = json!({
                 "position": position.to_string(),
@@ -100,17 +117,23 @@ fn sent(item: &WatchItem) -> Sent {
                 "at_unix_ms": at_unix_ms,
             });
             data[key] = value;
-            sse(name, Some(position.to_string()), &data)
-        }
+            written(name, Some(*position), &data)
+        }),
         WatchItem::Gap { missed, reason, position } => {
             let data = json!({ "missed": missed, "reason": reason, "position": position.to_string() });
-            sse("gap", Some(position.to_string()), &data)
+            written("gap", Some(*position), &data)
         }
         WatchItem::CaughtUp { position } => {
-            sse("caught_up", Some(position.to_string()), &json!({ "position": position.to_string() }))
+            written("caught_up", Some(*position), &json!({ "position": position.to_string() }))
         }
-        WatchItem::Closed { reason } => sse("closed", None, &json!({ "reason": reason })),
+        WatchItem::Closed { reason } => written("closed", None, &json!({ "reason": reason })),
     }
+}
+
+/// JSON has no line breaks of its own, so that data is one line.
+fn written(name: &str, position: Option<Position>, data: &Value) -> Bytes {
+    let id = position.map(|position| format!("id: {position}\n")).unwrap_or_default();
+    Bytes::from(format!("event: {name}\n{id}data: {data}\n\n"))
 }
 
 /// An event's name, and what it tells under which key.

@@ -24,6 +24,8 @@ pub struct NodeLog {
     /// Counts changes of `state` that somebody may wait for.
     changed: watch::Sender<u64>,
     last_frame_ms: AtomicU64,
+    /// When the last commit began or was done.
+    last_commit_ms: AtomicU64,
     stalled: AtomicBool,
 }
 
@@ -83,6 +85,7 @@ impl NodeLog {
             state: Mutex::default(),
             changed: watch::Sender::new(0),
             last_frame_ms: AtomicU64::new(0),
+            last_commit_ms: AtomicU64::new(0),
             stalled: AtomicBool::new(false),
         }
     }
@@ -290,10 +293,21 @@ impl NodeLog {
     }
 
     /// True when the caller is to run the commits now.
-    pub(super) fn begin_commit(&self) -> bool {
+    pub(super) fn begin_commit(&self, now_ms: u64) -> bool {
         let mut state = self.state.lock();
         let work = state.runs.iter().any(|run| run.announce || !run.pending.is_empty());
-        work && !std::mem::replace(&mut state.committing, true)
+        let begins = work && !std::mem::replace(&mut state.committing, true);
+        if begins {
+            self.last_commit_ms.store(now_ms, Ordering::Relaxed);
+        }
+        begins
+    }
+
+    /// The weight of the frames that wait to be durable, and since when no commit has begun or been done, in milliseconds
+    /// of the monotonic clock.
+    pub(super) fn backlog(&self) -> (usize, u64) {
+        let bytes = self.state.lock().runs.iter().map(|run| run.pending.bytes()).sum();
+        (bytes, self.last_commit_ms.load(Ordering::Relaxed))
     }
 
     pub(super) fn end_commit(&self) {
@@ -333,7 +347,8 @@ impl NodeLog {
 
     /// Notes that a boot is durable up to a frame (`None`: that it is known at all), and over if that was its end;
     /// returns the bytes that this freed.
-    pub(super) fn committed(&self, boot: Boot, last: Option<&Frame>) -> usize {
+    pub(super) fn committed(&self, boot: Boot, last: Option<&Frame>, now_ms: u64) -> usize {
+        self.last_commit_ms.store(now_ms, Ordering::Relaxed);
         let Some(last) = last else { return 0 };
         let ends = matches!(last.kind, FrameKind::Closed | FrameKind::Gap { last_seq: None, .. });
         let mut state = self.state.lock();

@@ -204,7 +204,7 @@ impl Book {
         }
         if let Some(node) = self.registry.get(row.node.as_str()) {
             // As it is by now: of two steps that are told at once, the later one must be told last.
-            self.registry.publish(&node, |_| Event::Task(Arc::clone(&entry.row.borrow())));
+            self.registry.publish(&node, |_| Event::Task(Arc::clone(&entry.row.borrow())).into());
         }
     }
 }

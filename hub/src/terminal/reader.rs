@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::ReadItem;
 use crate::error::{ErrorCode, HubError};
-use crate::fleet::{Event, FramesSeen};
+use crate::fleet::{Event, FramesSeen, Told};
 use crate::ingest::{Changes, NodeLog};
 use crate::store::{Store, TaskRow, TerminalLog};
 use crate::tasks::book::Book;
@@ -32,7 +32,7 @@ pub(super) struct TaskSource {
 pub(super) struct Reader {
     log: Arc<NodeLog>,
     store: Arc<dyn TerminalLog>,
-    subscription: Option<Subscription<Event>>,
+    subscription: Option<Subscription<Told>>,
     changes: Changes,
     tasks: TaskSource,
     task: Option<Arc<TaskRow>>,
@@ -62,7 +62,7 @@ impl Reader {
     pub(super) fn new(
         log: Arc<NodeLog>,
         store: Arc<dyn TerminalLog>,
-        subscription: Option<Subscription<Event>>,
+        subscription: Option<Subscription<Told>>,
         tasks: TaskSource,
         task: Option<Arc<TaskRow>>,
         max_bytes: u64,
@@ -162,7 +162,8 @@ impl Reader {
         let Some(pending) = self.log.pending_after(self.cursor) else { return Ok(()) };
         for (boot, frame) in pending {
             // Nothing durable lies after the cursor, so the first frame of a newer boot is the next one.
-            if !self.follows(boot, &frame) && !(boot > self.cursor.boot && frame.seq == 1) {
+            let next = self.follows(boot, &frame) || (boot > self.cursor.boot && frame.seq == 1);
+            if !next {
                 // The mark with which a boot ends, in place of frames that were dropped: the log will tell.
                 break;
             }
@@ -218,7 +219,7 @@ impl Reader {
             () = self.draining.cancelled() => return Err(HubError::plain(ErrorCode::Draining)),
         };
         match received {
-            Ok(Received::Event(delivery)) => match &*delivery.event {
+            Ok(Received::Event(delivery)) => match &**delivery.event {
                 Event::Output(seen) => self.live_frames(seen),
                 Event::Task(row) if self.task.as_ref().is_some_and(|task| task.id == row.id) => {
                     let row = Arc::clone(row);
@@ -327,7 +328,7 @@ impl Reader {
         let Some(subscription) = &mut self.subscription else { return Ok(()) };
         tokio::select! {
             received = subscription.recv() => match received {
-                Ok(Received::Event(delivery)) => match &*delivery.event {
+                Ok(Received::Event(delivery)) => match &**delivery.event {
                     Event::Output(seen) => {
                         self.phase = Phase::Live;
                         self.live_frames(seen);

@@ -289,7 +289,7 @@ impl Attachment {
         }
         self.hub.metrics.heartbeats_total.inc();
         self.hub.registry.mark_dirty(&self.node);
-        self.hub.registry.publish(&self.node, |_| Event::Stats(Arc::clone(&stats)));
+        self.hub.registry.publish(&self.node, |_| Event::Stats(Arc::clone(&stats)).into());
         if let Some(stalled) = self.hub.ingest.observe_spool(&self.log, &stats) {
             self.hub.mesh.announce(&self.node);
             if stalled {

@@ -79,6 +79,8 @@ impl UploadStream {
             if let Some(down) = open.news(&self.hub) {
                 return Ok(Some(down));
             }
+            // Left unread, frames wait with their agent: HTTP/2's window of this stream fills, the session's does not.
+            let wants_more = self.hub.ingest.wants_more(&open.permit.log);
             tokio::select! {
                 biased;
                 () = open.permit.stream.cancelled() => return Ok(None),
@@ -87,8 +89,8 @@ impl UploadStream {
                         return Ok(None);
                     }
                 }
-                () = sleep(LOOK_AGAIN), if open.permit.log.is_behind(open.permit.boot) => {}
-                message = read(&self.hub, &mut self.up) => match message? {
+                () = sleep(LOOK_AGAIN), if !wants_more || open.permit.log.is_behind(open.permit.boot) => {}
+                message = read(&self.hub, &mut self.up), if wants_more => match message? {
                     Some(v1::UploadUp { message: Some(Up::Frames(batch)) }) => open.take(&self.hub, batch)?,
                     Some(v1::UploadUp { message: Some(Up::Hello(_)) }) => {
                         return Err(violation("an upload has one UploadHello"));
