@@ -21,8 +21,9 @@ lint: ## Formatting, clippy, and the docs' links
 doc: ## The crates' documentation, under target/doc
 	$(CARGO) doc --workspace --no-deps
 
-bench: ## The benchmarks; results in benches/results/latest.json and in benches/README.md's terms
-	$(CARGO) build --release --bin muster --bin muster-load
+bench: ## The benchmarks, about seven minutes; results in benches/results/latest.json, explained in benches/README.md
+	$(CARGO) build --release --package muster
+	$(CARGO) build --release --package muster-benches
 	$(CARGO) bench --package muster-benches
 	./target/release/muster-load all
 

@@ -48,6 +48,8 @@ const RETRY: [Duration; 5] = [
 ];
 /// A boot number may run ahead of the hub's clock by this much, in milliseconds: a node's clock may be a day off.
 const MAX_BOOT_LEAD_MS: u64 = 24 * 60 * 60 * 1000;
+/// Boots of one node that may wait to be durable: a store that hangs must not let an agent that restarts fill memory.
+const MAX_WAITING_BOOTS: usize = 64;
 /// Output that is there and has not moved for this long, in milliseconds, is called stalled.
 const STALL_MS: u64 = 15_000;
 
@@ -134,6 +136,12 @@ impl Ingest {
             ));
         }
         let log = self.node(node);
+        if log.waiting_boots() > MAX_WAITING_BOOTS {
+            return Err(HubError::new(
+                ErrorCode::StoreUnavailable,
+                "this node's agent was restarted many times while nothing could be written: try again later",
+            ));
+        }
         log.watch_from(self.0.clock.monotonic_ms());
         let (boot, marks) = log.grant(proposed, boot_id, now);
         self.0.pending_bytes.fetch_add(marks, Ordering::Relaxed);

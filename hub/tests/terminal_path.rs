@@ -404,6 +404,21 @@ async fn boots_are_granted_once_and_end_with_a_mark() {
 }
 
 #[tokio::test]
+async fn agents_that_restart_for_ever_do_not_fill_memory_while_nothing_is_written() {
+    let world = World::with_boot().await;
+    world.shut();
+    let refused = (0..1_000_u64).find_map(|run| {
+        let mut id = [9; 16];
+        id[..8].copy_from_slice(&run.to_be_bytes());
+        world.ingest.grant_boot(&world.node, Boot(2_000 + run), id).err()
+    });
+    assert_eq!(refused.expect("every one was granted").code(), ErrorCode::StoreUnavailable);
+    world.open();
+    world.ingest.flushed().await;
+    world.ingest.grant_boot(&world.node, Boot(5_000), [8; 16]).unwrap();
+}
+
+#[tokio::test]
 async fn a_reader_ahead_of_the_log_waits_until_it_is_passed() {
     let world = World::with_boot().await;
     world.take((1..=2).map(frame));

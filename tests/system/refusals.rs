@@ -118,7 +118,7 @@ async fn grpc_and_the_command_line_refuse_with_the_same_codes() {
         (&["tasks", "get", unknown.as_str()], 1, "unknown_task"),
         (&["logs", "nope"], 1, "unknown_node"),
         (&["token", "rm", "nope"], 1, "unknown_token"),
-        (&["exec", "a===b", "--", "true"], 1, "invalid_selector"),
+        (&["exec", "a===b", "--", "true"], 255, "invalid_selector"),
     ] {
         let ran = hub.muster(args).run().with_code(exit);
         assert!(ran.stderr.contains(code), "{args:?}: {}", ran.stderr);

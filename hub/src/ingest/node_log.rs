@@ -303,6 +303,11 @@ impl NodeLog {
         begins
     }
 
+    /// Boots of which something waits to be durable.
+    pub(super) fn waiting_boots(&self) -> usize {
+        self.state.lock().runs.iter().filter(|run| !run.is_done()).count()
+    }
+
     /// The weight of the frames that wait to be durable, and since when no commit has begun or been done, in milliseconds
     /// of the monotonic clock.
     pub(super) fn backlog(&self) -> (usize, u64) {
