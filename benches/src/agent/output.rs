@@ -105,7 +105,7 @@ impl Output for Fed {
 #[must_use]
 pub fn text(bytes: usize) -> Vec<u8> {
     let lines = (0..).flat_map(|n: u32| {
-        format!("\x1b[32m   Compiling\x1b[0m crate-{n} v0.{}.{} (/work/crates/crate-{n})\r\n", n % 40, n % 7)
+        format!("\x1b[32m   Compiling\x1b[0m crate-{n} v0.{}.{} (/src/crate-{n})\r\n", n % 40, n % 7)
             .into_bytes()
     });
     lines.take(bytes).collect()
