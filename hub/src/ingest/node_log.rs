@@ -357,17 +357,15 @@ impl NodeLog {
         let Some(last) = last else { return 0 };
         let ends = matches!(last.kind, FrameKind::Closed | FrameKind::Gap { last_seq: None, .. });
         let mut state = self.state.lock();
-        let mut freed = 0;
-        if let Some(run) = state.runs.iter_mut().find(|run| run.boot == boot) {
-            freed = run.pending.release_through(last.last_seq().unwrap_or(u64::MAX));
-        }
+        let run = state.runs.iter_mut().find(|run| run.boot == boot);
+        let freed = run.map(|run| run.pending.take_through(last.last_seq().unwrap_or(u64::MAX)));
         if let Some(known) = state.boots.get_mut(&boot) {
             known.durable = known.durable.max(last.last_seq().unwrap_or(last.seq));
             known.closed |= ends;
         }
         drop(state);
         self.tell();
-        freed
+        freed.iter().flatten().map(|frame| frame.weight()).sum()
     }
 
     /// Stops taking and committing; returns the bytes given up.
@@ -375,7 +373,9 @@ impl NodeLog {
         let mut state = self.state.lock();
         state.abandoned = true;
         state.current = None;
-        state.runs.drain(..).map(|run| run.pending.bytes()).sum()
+        let runs = std::mem::take(&mut state.runs);
+        drop(state);
+        runs.iter().map(|run| run.pending.bytes()).sum()
     }
 
     /// Waits until no commit is under way and nothing waits for one.

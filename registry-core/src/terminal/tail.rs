@@ -117,11 +117,16 @@ impl Tail {
 
     /// Forgets every frame that stands for no number after `seq`. Returns their weight.
     pub fn release_through(&mut self, seq: u64) -> usize {
-        let before = self.bytes;
-        while self.frames.front().is_some_and(|frame| end_of(frame) <= seq) {
-            self.pop_front();
-        }
-        before - self.bytes
+        self.take_through(seq).iter().map(|frame| frame.weight()).sum()
+    }
+
+    /// Takes out every frame that stands for no number after `seq`: as [`release_through`](Tail::release_through), for
+    /// whoever holds a lock and will drop them later.
+    pub fn take_through(&mut self, seq: u64) -> Vec<Arc<Frame>> {
+        let count = self.frames.partition_point(|frame| end_of(frame) <= seq);
+        let taken: Vec<_> = self.frames.drain(..count).collect();
+        self.bytes -= taken.iter().map(|frame| frame.weight()).sum::<usize>();
+        taken
     }
 
     /// Takes the oldest frame out.
