@@ -229,8 +229,7 @@ impl Tasks {
         self.0.store.audit(audit).await?;
         let reason = format!("cancelled by {}", principal.name);
         if row.state == TaskState::Queued {
-            let mut end = TaskEnd::without_process(TaskOutcome::Cancelled, reason.clone());
-            end.duration_ms = 0;
+            let end = TaskEnd::without_process(TaskOutcome::Cancelled, reason.clone());
             let step = TaskStep::EndedIfQueued { end, at_unix_ms: self.0.clock.unix_ms() };
             let book = Arc::clone(&self.0.book);
             let stepped = to_the_end(async move { Ok(book.step(vec![(id, step)]).await?) });
