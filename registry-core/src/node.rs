@@ -14,22 +14,22 @@ pub use self::session::Session;
 use self::slot::Slot;
 pub use self::slot::{CLONE_RETURNS, CLONE_WINDOW, MAX_EPOCH_LEAD};
 use crate::bus::{NodeTopic, UserTopic};
-use crate::clock::Clock;
 use crate::error::{AttachError, Fenced};
 use crate::fleet::Fleet;
 use crate::id::{Boot, BootId, NodeId, SessionEpoch, UserId};
-use crate::lease::Verdict;
+use crate::lease::{Seats, Verdict};
 use crate::outbox::CloseReason;
 
 /// A machine in the fleet, as this hub knows it. Lives in the registry; hold the `Arc` and skip the map.
 pub struct Node<F: Fleet> {
     id: NodeId,
     user: UserId,
-    clock: Clock,
+    seats: Arc<Seats>,
     meta: ArcSwap<F::Meta>,
-    restored: Restored,
-    /// The newest session of this hub's life, ended or not. Changed only under `slot`.
+    /// The session that holds it; none while it is offline. Changed only under `slot`.
     latest: ArcSwapOption<Session<F>>,
+    /// What the last session left behind, or the store knew before the first: shown while it is offline.
+    rest: Rest<F>,
     slot: Mutex<Slot>,
     /// Whether the slot is held, to be read without its lock. Not asked of the newest session: between its load and
     /// the question, that one may have been taken over.
@@ -46,6 +46,19 @@ pub struct Node<F: Fleet> {
     pub(crate) user_topic: Arc<UserTopic<F::Event>>,
     /// Exists from the first subscription to this node on.
     pub(crate) topic: OnceLock<Arc<NodeTopic<F::Event>>>,
+}
+
+/// What is known of a node that no session holds. Written under its `slot`, before the session goes.
+struct Rest<F: Fleet> {
+    stats: ArcSwapOption<F::Stats>,
+    last_seen_unix_ms: AtomicU64,
+    attached_at_unix_ms: AtomicU64,
+}
+
+/// A session that was ended under the slot's lock, with what must be dropped after it.
+struct Ended<F: Fleet> {
+    session: Arc<Session<F>>,
+    _stats: Option<Arc<F::Stats>>,
 }
 
 /// What a store remembers of a node from an earlier life of the hub. All zero for a node that is new.
@@ -86,7 +99,7 @@ pub(crate) struct Seed<F: Fleet> {
     pub(crate) user: UserId,
     pub(crate) meta: Arc<F::Meta>,
     pub(crate) restored: Restored,
-    pub(crate) clock: Clock,
+    pub(crate) seats: Arc<Seats>,
     pub(crate) rev: u64,
     pub(crate) user_topic: Arc<UserTopic<F::Event>>,
     pub(crate) topic: Option<Arc<NodeTopic<F::Event>>>,
@@ -101,13 +114,17 @@ impl<F: Fleet> Node<F> {
         Self {
             id: seed.id,
             user: seed.user,
-            clock: seed.clock,
+            seats: seed.seats,
             meta: ArcSwap::new(seed.meta),
             latest: ArcSwapOption::empty(),
             slot: Mutex::new(Slot::new(seed.restored.epoch)),
             online: AtomicBool::new(false),
             epoch: AtomicU64::new(seed.restored.epoch.0),
-            restored: seed.restored,
+            rest: Rest {
+                stats: ArcSwapOption::empty(),
+                last_seen_unix_ms: AtomicU64::new(seed.restored.last_seen_unix_ms),
+                attached_at_unix_ms: AtomicU64::new(seed.restored.attached_at_unix_ms),
+            },
             cloned_until_ms: AtomicU64::new(0),
             removed: AtomicBool::new(false),
             dirty: AtomicBool::new(false),
@@ -144,7 +161,10 @@ impl<F: Fleet> Node<F> {
     /// What its last heartbeat said; `None` before the first in this hub's life.
     #[must_use]
     pub fn stats(&self) -> Option<Arc<F::Stats>> {
-        self.latest.load().as_ref().and_then(|session| session.stats())
+        match self.latest.load().as_ref() {
+            Some(session) => session.stats(),
+            None => self.rest.stats.load_full(),
+        }
     }
 
     /// The highest session epoch ever granted to it.
@@ -153,17 +173,22 @@ impl<F: Fleet> Node<F> {
         SessionEpoch(self.epoch.load(Ordering::Acquire))
     }
 
-    /// When it was last heard, in milliseconds since the Unix epoch; 0 for never.
+    /// When it was last heard, in milliseconds since the Unix epoch; 0 for never. While it is attached this follows
+    /// the wall clock where somebody sets that.
     #[must_use]
     pub fn last_seen_unix_ms(&self) -> u64 {
-        self.latest.load().as_ref().map_or(self.restored.last_seen_unix_ms, |session| session.seen_unix_ms())
+        let latest = self.latest.load();
+        let live = latest.as_ref().and_then(|session| session.seen_unix_ms(&self.seats));
+        live.unwrap_or_else(|| self.rest.last_seen_unix_ms.load(Ordering::Acquire))
     }
 
     /// When its newest session was attached, in milliseconds since the Unix epoch; 0 for never.
     #[must_use]
     pub fn attached_at_unix_ms(&self) -> u64 {
-        let latest = self.latest.load();
-        latest.as_ref().map_or(self.restored.attached_at_unix_ms, |session| session.attached_at_unix_ms())
+        match self.latest.load().as_ref() {
+            Some(session) => session.attached_at_unix_ms(),
+            None => self.rest.attached_at_unix_ms.load(Ordering::Acquire),
+        }
     }
 
     /// Whether a session holds it.
@@ -201,7 +226,7 @@ impl<F: Fleet> Node<F> {
     /// [`CLONE_WINDOW`], and the last of that is no longer ago than the window.
     #[must_use]
     pub fn clone_suspected(&self) -> bool {
-        self.cloned_until_ms.load(Ordering::Acquire) > self.clock.monotonic_ms()
+        self.cloned_until_ms.load(Ordering::Acquire) > self.seats.clock().monotonic_ms()
     }
 
     /// Gives the node to a new session, over the one that holds it: that one's outbox is closed as
@@ -211,15 +236,19 @@ impl<F: Fleet> Node<F> {
     /// [`AttachError::ImplausibleEpoch`] when the claim is over [`MAX_EPOCH_LEAD`] above what is known;
     /// [`AttachError::Removed`] when the node is no longer on the roll. Neither changes anything.
     pub fn attach(&self, claim: Claim, outbox_capacity: usize) -> Result<Attached<F>, AttachError> {
-        let now_ms = self.clock.monotonic_ms();
+        self.seats.note_wall_clock();
+        let now_ms = self.seats.clock().monotonic_ms();
+        let now_unix_ms = self.seats.clock().unix_ms();
         // Outlives the guard: the last handle on an old session must not fall under the lock.
         let previous;
         let (session, displaced) = {
             let mut slot = self.slot.lock();
             let grant = slot.attach(&claim, now_ms)?;
             previous = self.latest.load_full();
-            let stats = previous.as_ref().and_then(|old| old.stats());
-            let session = Arc::new(Session::new(grant.epoch, &claim, outbox_capacity, stats, &self.clock));
+            let stats = self.stats();
+            let seat = self.seats.take(&self.id, now_ms);
+            let session =
+                Arc::new(Session::new(grant.epoch, &claim, outbox_capacity, stats, seat, now_unix_ms));
             self.epoch.store(grant.epoch.0, Ordering::Release);
             self.cloned_until_ms.store(grant.cloned_until_ms, Ordering::Release);
             // The new one before the old one's end: whoever finds the newest ended while online finds another.
@@ -247,34 +276,33 @@ impl<F: Fleet> Node<F> {
             }
             self.end_latest()
         };
-        close(ended, CloseReason::Left)
+        close(ended.as_ref(), CloseReason::Left)
     }
 
-    /// Takes a heartbeat of the session `epoch`. No lock: two clock readings and three stores.
+    /// Takes a heartbeat of the session `epoch`: [`Session::heartbeat_at`], now. No lock: one clock reading, one look at
+    /// who holds the node, one store and one swap. Whoever has the session at hand saves the look.
     ///
     /// # Errors
     /// [`Fenced`] when that session does not hold the node.
     pub fn heartbeat(&self, epoch: SessionEpoch, stats: Arc<F::Stats>) -> Result<(), Fenced> {
-        self.holding(epoch, |session| {
-            session.set_stats(stats);
-            session.seen(&self.clock);
-        })
+        self.holding(epoch, |session, now_ms| session.heartbeat_at(stats, now_ms))
     }
 
-    /// Notes that something was heard of the session `epoch`.
+    /// Notes that something was heard of the session `epoch`: [`Session::touch_at`], now.
     ///
     /// # Errors
     /// [`Fenced`] when that session does not hold the node.
     pub fn touch(&self, epoch: SessionEpoch) -> Result<(), Fenced> {
-        self.holding(epoch, |session| session.seen(&self.clock))
+        self.holding(epoch, Session::touch_at)
     }
 
-    fn holding(&self, epoch: SessionEpoch, act: impl FnOnce(&Session<F>)) -> Result<(), Fenced> {
+    fn holding(
+        &self,
+        epoch: SessionEpoch,
+        act: impl FnOnce(&Session<F>, u64) -> Result<(), Fenced>,
+    ) -> Result<(), Fenced> {
         match self.latest.load().as_ref() {
-            Some(session) if session.epoch() == epoch && !session.is_ended() => {
-                act(session);
-                Ok(())
-            }
+            Some(session) if session.epoch() == epoch => act(session, self.seats.clock().monotonic_ms()),
             _ => Err(Fenced { epoch }),
         }
     }
@@ -283,7 +311,8 @@ impl<F: Fleet> Node<F> {
     pub(crate) fn silent(&self, lease: &Verdict) -> Option<SessionEpoch> {
         let latest = self.latest.load();
         let session = latest.as_ref()?;
-        (!session.is_ended() && lease.is_over(session.seen_monotonic_ms())).then(|| session.epoch())
+        let over = session.heard_ms().is_some_and(|heard_ms| lease.is_over(heard_ms));
+        (over && !session.is_ended()).then(|| session.epoch())
     }
 
     /// Ends the session `epoch` if it holds the node and is still silent.
@@ -295,7 +324,7 @@ impl<F: Fleet> Node<F> {
             }
             self.end_latest()
         };
-        close(ended, CloseReason::LeaseExpired)
+        close(ended.as_ref(), CloseReason::LeaseExpired)
     }
 
     /// Ends whatever holds the node, for good.
@@ -308,17 +337,21 @@ impl<F: Fleet> Node<F> {
             }
             self.end_latest()
         };
-        close(ended, CloseReason::Revoked);
+        close(ended.as_ref(), CloseReason::Revoked);
     }
 
     /// Called under the slot's lock; the caller closes the outbox after it.
-    fn end_latest(&self) -> Option<Arc<Session<F>>> {
+    fn end_latest(&self) -> Option<Ended<F>> {
         self.online.store(false, Ordering::Release);
-        let latest = self.latest.load_full();
-        if let Some(session) = &latest {
-            session.end();
+        let session = self.latest.load_full()?;
+        if let Some(heard_ms) = session.end() {
+            self.rest.last_seen_unix_ms.store(self.seats.unix_ms(heard_ms), Ordering::Release);
         }
-        latest
+        self.rest.attached_at_unix_ms.store(session.attached_at_unix_ms(), Ordering::Release);
+        let stats = self.rest.stats.swap(session.stats());
+        // Its memory and its seat are free as soon as its stream and the heartbeats under way let go of it.
+        self.latest.store(None);
+        Some(Ended { session, _stats: stats })
     }
 
     /// Whether anybody would see an event of this node. Two loads.
@@ -334,9 +367,9 @@ impl<F: Fleet> Node<F> {
     }
 }
 
-fn close<F: Fleet>(session: Option<Arc<Session<F>>>, reason: CloseReason) -> bool {
-    session.is_some_and(|session| {
-        session.outbox().close(reason);
+fn close<F: Fleet>(ended: Option<&Ended<F>>, reason: CloseReason) -> bool {
+    ended.is_some_and(|ended| {
+        ended.session.outbox().close(reason);
         true
     })
 }

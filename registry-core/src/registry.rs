@@ -11,7 +11,6 @@ use std::time::Duration;
 
 use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
-use parking_lot::Mutex;
 use thiserror::Error;
 
 use self::roll::UserRoll;
@@ -20,7 +19,7 @@ use crate::clock::Clock;
 use crate::dirty::DirtySet;
 use crate::fleet::Fleet;
 use crate::id::{NodeId, SessionEpoch, UserId};
-use crate::lease::Lease;
+use crate::lease::{Lease, Seats};
 use crate::node::{Node, Restored, Seed};
 
 /// How many shards the maps have by default. With fewer, one growing table stops everybody behind its lock for longer:
@@ -64,7 +63,7 @@ pub struct Registry<F: Fleet> {
     node_topics: DashMap<NodeId, Arc<NodeTopic<F::Event>>, RandomState>,
     bus: Shared,
     dirty: DirtySet<F>,
-    lease: Mutex<Lease>,
+    seats: Arc<Seats>,
     /// Where the revs of new nodes start: above those of every node ever removed.
     rev_floor: AtomicU64,
     clock: Clock,
@@ -100,7 +99,7 @@ impl<F: Fleet> Registry<F> {
             node_topics: DashMap::with_hasher_and_shard_amount(hasher, shards),
             bus: Shared::new(config.bus, clock.clone()),
             dirty: DirtySet::new(),
-            lease: Mutex::new(Lease::new(config.lease)),
+            seats: Arc::new(Seats::new(Lease::new(config.lease), clock.clone())),
             rev_floor: AtomicU64::new(0),
             clock,
         }
@@ -128,7 +127,7 @@ impl<F: Fleet> Registry<F> {
                     user,
                     meta,
                     restored,
-                    clock: self.clock.clone(),
+                    seats: Arc::clone(&self.seats),
                     rev: self.rev_floor.load(Ordering::Acquire),
                     user_topic: Arc::clone(roll.topic()),
                     topic: self.node_topics.get(place.key()).map(|topic| Arc::clone(topic.value())),
@@ -194,14 +193,16 @@ impl<F: Fleet> Registry<F> {
 
     /// Ends every session that was silent for longer than the lease. Call it a few times per lease: a call that comes
     /// later than a third of it counts as the hub's own pause, and every silence that began before is allowed that much
-    /// longer. Only monotonic time counts. O(n) over the roll.
+    /// longer. Only monotonic time counts. One pass over eight bytes a session, under no lock, and a lookup for each that
+    /// is over.
     pub fn expire(&self) -> Vec<Expired<F>> {
-        let verdict = self.lease.lock().sweep(self.clock.monotonic_ms());
-        // Over handles, not over the map: what a session lets go of must not be dropped under a shard's lock.
-        let nodes = self.nodes();
-        nodes
+        let verdict = self.seats.judge();
+        // By id, and not over the map: what a session lets go of must not be dropped under a shard's lock.
+        let silent = self.seats.silent(&verdict);
+        silent
             .into_iter()
-            .filter_map(|node| {
+            .filter_map(|id| {
+                let node = self.get(id.as_str())?;
                 let epoch = node.silent(&verdict)?;
                 node.expire(epoch, &verdict).then_some(Expired { node, epoch })
             })
