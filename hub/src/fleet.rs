@@ -26,6 +26,10 @@ impl Fleet for MusterFleet {
             _ => NOMINAL_EVENT_BYTES,
         }
     }
+
+    fn label<'m>(meta: &'m NodeMeta, key: &str) -> Option<&'m str> {
+        meta.labels.get(key).map(String::as_str)
+    }
 }
 
 /// What an event without output counts for: a view of a node with its labels.

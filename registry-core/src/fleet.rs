@@ -19,4 +19,11 @@ pub trait Fleet: 'static {
     fn event_bytes(event: &Self::Event) -> usize {
         size_of_val(event)
     }
+
+    /// The value of one of a node's labels, for [`PageQuery::selector`](crate::PageQuery::selector). Called under no
+    /// lock. A fleet without labels needs none.
+    fn label<'m>(meta: &'m Self::Meta, key: &str) -> Option<&'m str> {
+        let _ = (meta, key);
+        None
+    }
 }

@@ -87,12 +87,14 @@
 //!
 //! | operation | work | locks |
 //! | --- | --- | --- |
-//! | [`Node::heartbeat`], [`Node::touch`] | O(1) | none |
+//! | [`Session::heartbeat_at`], [`Session::touch_at`], [`Node::heartbeat`], [`Node::touch`] | O(1) | none |
 //! | [`Node`]'s readers (`meta`, `stats`, `is_online`, ...) | O(1) | none |
 //! | [`Registry::get`] | O(1), one keyed hash | a shard, to read |
 //! | [`Registry::register`], [`Registry::remove`] | O(log k) | a shard of nodes and one of users |
-//! | [`Registry::nodes_of`] | O(k) | the user's roll, to read |
-//! | [`Node::attach`], [`Node::detach`] | O(1) | the node's slot |
+//! | [`Registry::nodes`] | O(n) | shard by shard |
+//! | [`Registry::nodes_of`] | O(k) | the user's roll, to read, in batches |
+//! | [`Registry::page`] | O(nodes looked at), and O(u) a batch for all users' nodes | the users' rolls, to read, in batches |
+//! | [`Node::attach`], [`Node::detach`] | O(1) | the node's slot, the table of sessions |
 //! | [`Registry::publish`], nobody watches | O(1), no event built | the node's publish lock |
 //! | [`Registry::publish`] | O(s), one envelope shared by all | that, the user's topic, each queue for a push |
 //! | [`Subscription::try_recv`] | O(1) | the queue's channel |
@@ -100,7 +102,7 @@
 //! | [`Registry::resume`] | O(events replayed), a pointer each | the user's topic |
 //! | [`Outbox::try_push`], [`Outbox::next`] | O(1) | the outbox |
 //! | [`Registry::mark_dirty`] | O(1); a swap when marked already | the set, when new |
-//! | [`Registry::expire`] | O(n) | shard by shard, to read |
+//! | [`Registry::expire`] | O(sessions), 8 bytes each | the table of sessions, for a list of its blocks |
 //! | [`Registry::sweep`], [`Registry::bus_stats`] | O(u + t) and all entries for the sweep | topic by topic |
 
 pub mod ansi;
@@ -129,7 +131,7 @@ pub use fleet::Fleet;
 pub use id::{Boot, BootId, Cursor, NodeId, SessionEpoch, TaskId, UserId};
 pub use node::{Attached, Claim, Node, Restored, Session};
 pub use outbox::{CloseReason, Outbox, OutboxError};
-pub use registry::{Expired, RegisterError, Registry, RegistryConfig};
+pub use registry::{Expired, Page, PageQuery, RegisterError, Registry, RegistryConfig};
 pub use selector::Selector;
 pub use task::{TaskEnd, TaskOutcome, TaskState};
 pub use terminal::{Frame, FrameKind, GapReason, Stream, tail::Tail};

@@ -7,6 +7,7 @@ mod dirty;
 mod fencing;
 mod lag;
 mod lease;
+mod lists;
 mod prune;
 mod reentry;
 mod resume;
