@@ -53,6 +53,8 @@ struct Rest<F: Fleet> {
     stats: ArcSwapOption<F::Stats>,
     last_seen_unix_ms: AtomicU64,
     attached_at_unix_ms: AtomicU64,
+    /// Since when nobody holds it, in monotonic milliseconds.
+    since_ms: AtomicU64,
 }
 
 /// A session that was ended under the slot's lock, with what must be dropped after it.
@@ -114,7 +116,6 @@ impl<F: Fleet> Node<F> {
         Self {
             id: seed.id,
             user: seed.user,
-            seats: seed.seats,
             meta: ArcSwap::new(seed.meta),
             latest: ArcSwapOption::empty(),
             slot: Mutex::new(Slot::new(seed.restored.epoch)),
@@ -124,7 +125,9 @@ impl<F: Fleet> Node<F> {
                 stats: ArcSwapOption::empty(),
                 last_seen_unix_ms: AtomicU64::new(seed.restored.last_seen_unix_ms),
                 attached_at_unix_ms: AtomicU64::new(seed.restored.attached_at_unix_ms),
+                since_ms: AtomicU64::new(seed.seats.clock().monotonic_ms()),
             },
+            seats: seed.seats,
             cloned_until_ms: AtomicU64::new(0),
             removed: AtomicBool::new(false),
             dirty: AtomicBool::new(false),
@@ -340,8 +343,26 @@ impl<F: Fleet> Node<F> {
         close(ended.as_ref(), CloseReason::Revoked);
     }
 
+    /// Whether nobody has held it since before this monotonic time. No lock, and so only a first look.
+    pub(crate) fn is_offline_since(&self, before_ms: u64) -> bool {
+        !self.is_online() && self.rest.since_ms.load(Ordering::Acquire) < before_ms
+    }
+
+    /// Removes it, for good, if nobody has held it since before this monotonic time.
+    pub(crate) fn retire(&self, before_ms: u64) -> bool {
+        let mut slot = self.slot.lock();
+        if !self.is_offline_since(before_ms) {
+            return false;
+        }
+        self.removed.store(true, Ordering::Release);
+        let held = slot.remove();
+        debug_assert!(held.is_none(), "an offline node is held by nobody");
+        true
+    }
+
     /// Called under the slot's lock; the caller closes the outbox after it.
     fn end_latest(&self) -> Option<Ended<F>> {
+        self.rest.since_ms.store(self.seats.clock().monotonic_ms(), Ordering::Release);
         self.online.store(false, Ordering::Release);
         let session = self.latest.load_full()?;
         if let Some(heard_ms) = session.end() {

@@ -36,6 +36,13 @@ pub const DEFAULT_LEASE: Duration = Duration::from_secs(15);
 /// handles on the removed one, little enough that u64 holds 2^44 removals.
 const REMOVED_REV_LEAD: u64 = 1 << 20;
 
+/// How many times more places than nodes the map of nodes may have after some were forgotten, before it is made smaller:
+/// growing again costs, and a map that has just doubled has twice as many.
+const SHRINK_FACTOR: usize = 4;
+
+/// From how many places on the map of nodes is worth making smaller: below, its shards are most of it.
+const SHRINK_FLOOR: usize = 16_384;
+
 /// A registry's settings.
 #[derive(Clone, Debug)]
 pub struct RegistryConfig {
@@ -152,14 +159,45 @@ impl<F: Fleet> Registry<F> {
     /// Takes a node off the roll: its session is ended as [`Revoked`](crate::CloseReason::Revoked), and handles on it
     /// attach nobody. Publish afterwards through the returned handle, so that watchers see it.
     pub fn remove(&self, id: &str) -> Option<Arc<Node<F>>> {
+        let node = self.take_off(id, |_| true)?;
+        node.mark_removed();
+        Some(node)
+    }
+
+    /// Takes the nodes off the roll that have been offline for longer than this, those included that were registered and
+    /// never attached; as [`remove`](Registry::remove) does. Only monotonic time counts, and a node that attaches
+    /// meanwhile stays. Publish afterwards through the returned handles, so that watchers see it.
+    ///
+    /// The registry itself never forgets a node: a hub whose nodes live in a database wants all of them on its roll. One
+    /// that registers whoever asks calls this now and then, and its memory follows the nodes that are there: what comes
+    /// once and never again leaves what `older_than` holds. O(n).
+    pub fn forget_offline(&self, older_than: Duration) -> Vec<Arc<Node<F>>> {
+        let older_than_ms = u64::try_from(older_than.as_millis()).unwrap_or(u64::MAX);
+        let Some(before_ms) = self.clock.monotonic_ms().checked_sub(older_than_ms) else { return Vec::new() };
+        let mut nodes = self.nodes();
+        nodes.retain(|node| node.is_offline_since(before_ms));
+        nodes.retain(|node| {
+            // A node that took the place of a forgotten one meanwhile is judged for itself.
+            self.take_off(node.id().as_str(), |found| Arc::ptr_eq(found, node) && node.retire(before_ms)).is_some()
+        });
+        if self.nodes.capacity() > self.nodes.len().saturating_mul(SHRINK_FACTOR).max(SHRINK_FLOOR) {
+            self.nodes.shrink_to_fit();
+            self.users.shrink_to_fit();
+        }
+        nodes
+    }
+
+    fn take_off(&self, id: &str, condition: impl Fn(&Arc<Node<F>>) -> bool) -> Option<Arc<Node<F>>> {
         let (_, node) = self.nodes.remove_if(id, |_, node| {
+            if !condition(node) {
+                return false;
+            }
             if let Some(roll) = self.users.get(node.user()) {
                 roll.remove(node.id());
             }
             self.rev_floor.fetch_max(node.rev().saturating_add(REMOVED_REV_LEAD), Ordering::AcqRel);
             true
         })?;
-        node.mark_removed();
         self.forget_if_idle(node.user());
         Some(node)
     }

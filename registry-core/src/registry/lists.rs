@@ -75,6 +75,7 @@ impl<F: Fleet> Registry<F> {
         let roll = self.users.get(user).map(|roll| Arc::clone(roll.value()));
         let mut nodes = Vec::new();
         if let Some(roll) = roll {
+            nodes.reserve(roll.len() + BATCH);
             whole(&roll, &mut nodes);
         }
         nodes

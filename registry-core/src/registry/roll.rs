@@ -69,6 +69,10 @@ impl<F: Fleet> UserRoll<F> {
         into.len() - before
     }
 
+    pub(super) fn len(&self) -> usize {
+        self.nodes.read().len()
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.nodes.read().is_empty()
     }

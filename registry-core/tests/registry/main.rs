@@ -5,6 +5,7 @@
 mod bus;
 mod dirty;
 mod fencing;
+mod forget;
 mod lag;
 mod lease;
 mod lists;
