@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use registry_core::{Boot, Fleet, Frame, TaskId};
+use registry_core::{Boot, Fleet, Frame, TaskId, TaskState};
 use serde::{Deserialize, Serialize};
 
 use crate::mesh::NodeView;
@@ -24,6 +24,18 @@ impl Fleet for MusterFleet {
         match event {
             Event::Output(seen) => seen.frames.iter().map(|frame| frame.weight()).sum(),
             _ => NOMINAL_EVENT_BYTES,
+        }
+    }
+
+    fn coalesce(event: &Event) -> bool {
+        matches!(event, Event::Stats(_))
+    }
+
+    fn keep(event: &Event) -> bool {
+        match event {
+            Event::Node(_) | Event::Deleted => true,
+            Event::Task(task) => task.state == TaskState::Ended,
+            Event::Stats(_) | Event::Output(_) => false,
         }
     }
 

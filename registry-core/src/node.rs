@@ -380,11 +380,23 @@ impl<F: Fleet> Node<F> {
         self.user_topic.is_watched() || self.topic.get().is_some_and(|topic| topic.is_watched())
     }
 
-    /// The next rev. Called under `publishing`.
+    /// Whether a publisher has to wait for a reader. Two loads.
+    pub(crate) fn is_waited_for(&self) -> bool {
+        self.user_topic.is_waited_for() || self.topic.get().is_some_and(|topic| topic.is_waited_for())
+    }
+
+    /// The next rev; under `publishing`, if it is told to anybody.
+    ///
+    /// Counting and the look at who watches are ordered by this one atomic: either whoever comes to watch reads this rev
+    /// in [`rev_seen`](Node::rev_seen), and all that was changed before it, or the count reads what the newcomer did, and
+    /// a look after it finds them.
     pub(crate) fn next_rev(&self) -> u64 {
-        let rev = self.rev.load(Ordering::Relaxed) + 1;
-        self.rev.store(rev, Ordering::Release);
-        rev
+        self.rev.fetch_add(1, Ordering::AcqRel) + 1
+    }
+
+    /// The rev, read by one who has come to watch; see [`next_rev`](Node::next_rev).
+    pub(crate) fn rev_seen(&self) -> u64 {
+        self.rev.fetch_add(0, Ordering::AcqRel)
     }
 }
 

@@ -9,9 +9,11 @@ mod forget;
 mod lag;
 mod lease;
 mod lists;
+mod overflow;
 mod prune;
 mod reentry;
 mod resume;
+mod soak;
 mod watch;
 
 use std::sync::Arc;
