@@ -77,7 +77,8 @@
 //!   published. States that gave way to a later state of their node are no loss, and are counted apart.
 //! - **Readers are no burden.** No publisher ever waits for one that did not ask for it ([`OverflowPolicy::Wait`]). A dropped one is gone at the next publish or sweep, one
 //!   that stands still is closed after its grace, and topics that nobody watches keep nothing.
-//! - **Bounded.** Queues, rings and outboxes have a capacity; the dirty set has one place per node.
+//! - **Bounded.** Queues, rings and outboxes have a capacity; the dirty set has one place per node. Nodes stay on the roll
+//!   until they are removed: whoever registers all comers calls [`Registry::forget_offline`] now and then.
 //! - **No code of others under a lock**, except what [`Registry::publish`] calls to build an event, and says so: payloads
 //!   are dropped and wakers woken after the locks are released, so a destructor may publish again.
 //! - **Two times.** The monotonic clock decides (leases, grace, linger); the wall clock is only shown.
@@ -94,6 +95,7 @@
 //! | [`Registry::register`], [`Registry::remove`] | O(log k) | a shard of nodes and one of users |
 //! | [`Registry::nodes`] | O(n) | shard by shard |
 //! | [`Registry::nodes_of`] | O(k) | the user's roll, to read, in batches |
+//! | [`Registry::forget_offline`] | O(n), and O(log k) for each forgotten | as `nodes` and `remove` |
 //! | [`Registry::page`] | O(nodes looked at), and O(u) a batch for all users' nodes | the users' rolls, to read, in batches |
 //! | [`Node::attach`], [`Node::detach`] | O(1) | the node's slot, the table of sessions |
 //! | [`Registry::publish`], nobody watches | O(1), one atomic addition, no event built | none |
