@@ -42,8 +42,8 @@ mod models;
 
 pub use ansi::Stripper;
 pub use bus::{
-    BusConfig, BusStats, Closed, Delivery, Envelope, Interest, Position, PositionError, Received, Resume,
-    SubscribeOptions, Subscription, SweepReport,
+    BusConfig, BusStats, Closed, Delivery, Envelope, Interest, OverflowPolicy, Position, PositionError,
+    Received, Resume, SubscribeOptions, Subscription, SweepReport,
 };
 pub use clock::{Clock, ManualClock};
 pub use error::{AttachError, Fenced, IdError};
@@ -51,7 +51,7 @@ pub use fleet::Fleet;
 pub use id::{Boot, BootId, Cursor, NodeId, SessionEpoch, TaskId, UserId};
 pub use node::{Attached, Claim, Node, Restored, Session};
 pub use outbox::{CloseReason, Outbox, OutboxError};
-pub use registry::{Expired, RegisterError, Registry, RegistryConfig};
+pub use registry::{Expired, Page, PageQuery, RegisterError, Registry, RegistryConfig};
 pub use selector::Selector;
 pub use task::{TaskEnd, TaskOutcome, TaskState};
 pub use terminal::{Frame, FrameKind, GapReason, Stream, tail::Tail};

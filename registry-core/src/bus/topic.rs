@@ -225,8 +225,11 @@ impl<E> UserTopic<E> {
 
 impl<E> NodeTopic<E> {
     pub(crate) const fn new() -> Self {
-        let (watched, waited_for) = (AtomicBool::new(false), AtomicBool::new(false));
-        Self { watched, waited_for, list: Mutex::new(List::new()) }
+        Self {
+            watched: AtomicBool::new(false),
+            waited_for: AtomicBool::new(false),
+            list: Mutex::new(List::new()),
+        }
     }
 
     pub(crate) fn is_watched(&self) -> bool {

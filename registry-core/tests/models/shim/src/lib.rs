@@ -10,7 +10,7 @@ pub use std::*;
 
 pub use shuttle::{hint, thread};
 
-pub use self::locks::{Condvar, Mutex, MutexGuard, RwLock};
+pub use self::locks::{Condvar, Mutex, MutexGuard, RwLock, WaitTimeoutResult};
 
 /// `std::sync` with shuttle's atomics.
 pub mod sync {

@@ -53,11 +53,35 @@ impl<T> RwLock<T> {
     }
 }
 
+/// `parking_lot::WaitTimeoutResult`.
+#[derive(Clone, Copy, Debug)]
+pub struct WaitTimeoutResult(());
+
+impl WaitTimeoutResult {
+    /// No time passes in a model.
+    pub const fn timed_out(self) -> bool {
+        false
+    }
+}
+
 /// `parking_lot::Condvar`, to be compiled and not to be used: no time passes in a model, so that models wait with futures.
 #[derive(Debug, Default)]
 pub struct Condvar(());
 
 impl Condvar {
+    /// As in `parking_lot`.
+    pub const fn new() -> Self {
+        Self(())
+    }
+
+    /// As in `parking_lot`.
+    ///
+    /// # Panics
+    /// Always.
+    pub fn wait_for<T>(&self, _guard: &mut MutexGuard<'_, T>, _timeout: Duration) -> WaitTimeoutResult {
+        panic!("models wait with futures, not with threads");
+    }
+
     /// As in `parking_lot`.
     ///
     /// # Panics
