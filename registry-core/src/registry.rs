@@ -178,7 +178,8 @@ impl<F: Fleet> Registry<F> {
         nodes.retain(|node| node.is_offline_since(before_ms));
         nodes.retain(|node| {
             // A node that took the place of a forgotten one meanwhile is judged for itself.
-            self.take_off(node.id().as_str(), |found| Arc::ptr_eq(found, node) && node.retire(before_ms)).is_some()
+            self.take_off(node.id().as_str(), |found| Arc::ptr_eq(found, node) && node.retire(before_ms))
+                .is_some()
         });
         if self.nodes.capacity() > self.nodes.len().saturating_mul(SHRINK_FACTOR).max(SHRINK_FLOOR) {
             self.nodes.shrink_to_fit();
