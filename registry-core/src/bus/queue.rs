@@ -163,7 +163,8 @@ impl<E> Queue<E> {
 
     fn wait(&self, state: &mut MutexGuard<'_, State<E>>, timeout: Duration) {
         state.publishers += 1;
-        self.room.wait_for(state, timeout);
+        let full = |state: &mut State<E>| state.end == End::Open && !state.slots.has_room(0, &self.bounds);
+        self.room.wait_while_for(state, full, timeout);
         state.publishers -= 1;
     }
 
