@@ -2,7 +2,7 @@
 
 CARGO ?= cargo
 
-.PHONY: help demo test lint doc bench clean
+.PHONY: help demo test lint doc bench tsan clean
 
 help: ## This list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
@@ -26,6 +26,9 @@ bench: ## The benchmarks, about seven minutes; results in benches/results/latest
 	$(CARGO) build --release --package muster-benches
 	$(CARGO) bench --package muster-benches
 	./target/release/muster-load all
+
+tsan: ## The core's concurrent tests under ThreadSanitizer (needs a nightly toolchain)
+	./scripts/tsan.sh
 
 clean: ## Remove what was built
 	$(CARGO) clean

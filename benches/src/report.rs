@@ -31,6 +31,33 @@ pub struct Row {
 }
 
 impl Row {
+    /// A figure beside a peer's, from the same rounds. `goal` is the highest ratio wanted.
+    #[must_use]
+    pub fn beside(
+        area: &str,
+        path: impl Into<String>,
+        (ours, peer_value): (f64, f64),
+        peer: &str,
+        unit: &str,
+        goal: Option<f64>,
+    ) -> Self {
+        let ratio = ours / peer_value;
+        Self {
+            peer: Some(peer.to_owned()),
+            peer_value: Some(rounded(peer_value)),
+            ratio: Some(rounded(ratio)),
+            goal: goal.map(|goal| format!("<= {goal}x")),
+            met: goal.map(|goal| ratio <= goal),
+            ..Self::alone(area, path, &[ours], unit)
+        }
+    }
+
+    /// Says which figure, and not which ratio, is wanted at most.
+    #[must_use]
+    pub fn at_most(self, goal: f64) -> Self {
+        Self { met: Some(self.ours <= goal), goal: Some(format!("<= {goal} {}", self.unit)), ..self }
+    }
+
     /// A figure without a peer: the median of what the rounds gave.
     #[must_use]
     pub fn alone(area: &str, path: impl Into<String>, rounds: &[f64], unit: &str) -> Self {
@@ -106,6 +133,9 @@ pub fn table(rows: &[Row]) -> String {
         let _ = write!(out, "{area:areas$}  {path:paths$}  {ours:>10} {unit}");
         if let (Some(peer), Some(value), Some(ratio)) = (&row.peer, row.peer_value, row.ratio) {
             let _ = write!(out, "   {peer} {value} (ratio {ratio})");
+        }
+        if let (Some(goal), Some(met)) = (&row.goal, row.met) {
+            let _ = write!(out, "   goal {goal}: {}", if met { "met" } else { "MISSED" });
         }
         out.push('\n');
     }

@@ -5,7 +5,7 @@ use std::ops::Deref;
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
-use registry_core::{Boot, Fleet, Frame, TaskId};
+use registry_core::{Boot, Fleet, Frame, TaskId, TaskState};
 use serde::{Deserialize, Serialize};
 
 use crate::mesh::NodeView;
@@ -27,6 +27,22 @@ impl Fleet for MusterFleet {
             Event::Output(seen) => seen.frames.iter().map(|frame| 3 * frame.weight()).sum(),
             _ => NOMINAL_EVENT_BYTES,
         }
+    }
+
+    fn coalesce(told: &Told) -> bool {
+        matches!(**told, Event::Stats(_))
+    }
+
+    fn keep(told: &Told) -> bool {
+        match &**told {
+            Event::Node(_) | Event::Deleted => true,
+            Event::Task(task) => task.state == TaskState::Ended,
+            Event::Stats(_) | Event::Output(_) => false,
+        }
+    }
+
+    fn label<'m>(meta: &'m NodeMeta, key: &str) -> Option<&'m str> {
+        meta.labels.get(key).map(String::as_str)
     }
 }
 

@@ -136,7 +136,7 @@ impl Terminal {
             .with("field", "task"));
         }
         let interest = Interest { users: Vec::new(), nodes: vec![node.id().clone()] };
-        let options = SubscribeOptions { capacity: QUEUE_EVENTS, grace: NEVER };
+        let options = SubscribeOptions { capacity: QUEUE_EVENTS, grace: NEVER, ..SubscribeOptions::default() };
         let subscription = request.follow.then(|| self.mesh.registry().subscribe(interest, options));
         let store = Arc::clone(self.ingest.log());
         let since = match request.since {

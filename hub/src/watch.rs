@@ -94,7 +94,11 @@ impl Watch {
             .iter()
             .map(|node| self.mesh.resolve(principal, node).map(|node| node.id().clone()))
             .collect::<Result<_, _>>()?;
-        let options = SubscribeOptions { capacity: QUEUE_EVENTS, grace: self.grace };
+        let options = SubscribeOptions {
+            capacity: QUEUE_EVENTS,
+            grace: self.grace,
+            ..SubscribeOptions::default()
+        };
         let user = &principal.user;
         let (subscription, resume) = match request.since {
             Some(since) => self.registry.resume(user, since, options),

@@ -6,6 +6,7 @@
 mod list;
 mod queue;
 mod ring;
+mod slots;
 mod subscription;
 mod topic;
 
@@ -21,6 +22,7 @@ use crossbeam_utils::CachePadded;
 use thiserror::Error;
 
 pub(crate) use self::queue::Queue;
+pub(crate) use self::slots::Class;
 pub use self::subscription::{Closed, Received, Subscription};
 pub(crate) use self::topic::{Draft, NodeTopic, Swept, UserTopic};
 use crate::clock::Clock;
@@ -106,12 +108,40 @@ pub struct SubscribeOptions {
     pub capacity: usize,
     /// How long it may be full without being read at all before it is closed as stagnant.
     pub grace: Duration,
+    /// What happens to an event that finds it full.
+    pub overflow: OverflowPolicy,
 }
 
 impl Default for SubscribeOptions {
     fn default() -> Self {
-        Self { capacity: DEFAULT_CAPACITY, grace: DEFAULT_GRACE }
+        Self { capacity: DEFAULT_CAPACITY, grace: DEFAULT_GRACE, overflow: OverflowPolicy::default() }
     }
+}
+
+/// What happens to an event that finds a subscription full.
+///
+/// Whatever is chosen, a reader that was found full is said to *lag* until it has read all that waits, and meanwhile
+/// only the latest state event of each node is kept for it; see [`Fleet::coalesce`](crate::Fleet::coalesce). An older
+/// one that gives way is counted as coalesced, not as missed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum OverflowPolicy {
+    /// The oldest event that may be dropped makes room, and the reader is told how many it missed, where it missed them.
+    /// Those of [`Fleet::keep`](crate::Fleet::keep) go only when nothing else is left.
+    #[default]
+    DropOldest,
+    /// The subscription is closed: the reader gets what waits, and then [`Closed::Overflowed`]. For readers that would
+    /// rather resume than have a hole; nothing gives way but older states.
+    Close,
+    /// The publisher waits for room; when it has waited long enough, the oldest makes room after all.
+    ///
+    /// For publishers on plain threads in the same process only: a publisher that runs on an async executor would block
+    /// it, and one that is the reader itself waits for nothing but the timeout. It waits under no lock, so others publish
+    /// meanwhile; each thread that publishes at the same moment may add one event beyond the capacity.
+    Wait {
+        /// The longest that one publish waits for this subscription, all of its waiting together.
+        timeout: Duration,
+    },
 }
 
 /// A place in a user's events. As text `incarnation.position`, which is what a client resumes with.
@@ -190,6 +220,8 @@ pub struct Envelope<E> {
     pub event: Arc<E>,
     /// What it pins in memory, in bytes.
     pub(crate) bytes: usize,
+    /// What goes first where there is no room.
+    pub(crate) class: Class,
 }
 
 impl<E> Delivery<E> {
@@ -231,12 +263,19 @@ pub struct BusStats {
     pub topics_active: usize,
     /// Replay rings, the lingering ones included.
     pub rings: usize,
-    /// Events handed to queues.
+    /// Events meant for a queue, one for each. When nothing waits any more, this is what was handed out, missed,
+    /// coalesced and abandoned, together.
     pub delivered_total: u64,
-    /// Events that were dropped from full queues.
+    /// Events that were dropped because a queue was full.
     pub missed_total: u64,
+    /// State events that gave way to a later one of their node because the reader lagged.
+    pub coalesced_total: u64,
+    /// Events that still waited when their reader left.
+    pub abandoned_total: u64,
     /// Subscriptions closed because they stood still.
     pub closed_stagnant_total: u64,
+    /// Subscriptions closed because they were full and had asked for that.
+    pub closed_overflowed_total: u64,
     /// Places freed whose subscription was dropped or closed.
     pub pruned_total: u64,
 }
@@ -268,7 +307,10 @@ pub(crate) struct Shared {
 pub(crate) struct Counters {
     pub(crate) delivered: CachePadded<AtomicU64>,
     pub(crate) missed: CachePadded<AtomicU64>,
+    pub(crate) coalesced: AtomicU64,
+    pub(crate) abandoned: AtomicU64,
     pub(crate) closed_stagnant: AtomicU64,
+    pub(crate) closed_overflowed: AtomicU64,
     pub(crate) pruned: AtomicU64,
     pub(crate) entries: AtomicUsize,
     pub(crate) subscriptions: AtomicUsize,
@@ -305,20 +347,68 @@ impl Shared {
 
 /// What must wait until the locks are released: wakers to wake, then payloads to drop. Either may run any code, also
 /// code that publishes. Declared before the guards, it does its work by being dropped after them.
+///
+/// The first of each stands inline: an event for one reader allocates nothing here.
 pub(crate) struct After<E> {
-    pub(crate) wakers: Vec<Waker>,
+    waker: Option<Waker>,
+    wakers: Vec<Waker>,
+    /// The publisher's own pointer: it may be the last one.
+    own: Option<Delivery<E>>,
     pub(crate) waste: Vec<Delivery<E>>,
+    /// Losses that are not in the counters yet.
+    missed: u64,
+    coalesced: u64,
+    now_ms: Option<u64>,
 }
 
 impl<E> After<E> {
     pub(crate) const fn new() -> Self {
-        Self { wakers: Vec::new(), waste: Vec::new() }
+        Self {
+            waker: None,
+            wakers: Vec::new(),
+            own: None,
+            waste: Vec::new(),
+            missed: 0,
+            coalesced: 0,
+            now_ms: None,
+        }
+    }
+
+    /// Monotonic milliseconds, read once however many queues ask.
+    fn now_ms(&mut self, clock: &Clock) -> u64 {
+        *self.now_ms.get_or_insert_with(|| clock.monotonic_ms())
+    }
+
+    fn wake(&mut self, waker: Option<Waker>) {
+        if let Some(waker) = waker {
+            match self.waker {
+                None => self.waker = Some(waker),
+                Some(_) => self.wakers.push(waker),
+            }
+        }
+    }
+
+    fn keep_superseded(&mut self, superseded: Option<Delivery<E>>) {
+        if let Some(superseded) = superseded {
+            self.coalesced += 1;
+            self.waste.push(superseded);
+        }
+    }
+
+    /// Counts the losses so far.
+    pub(crate) fn settle(&mut self, counters: &Counters) {
+        if self.missed > 0 {
+            counters.missed.fetch_add(std::mem::take(&mut self.missed), Ordering::Relaxed);
+        }
+        if self.coalesced > 0 {
+            counters.coalesced.fetch_add(std::mem::take(&mut self.coalesced), Ordering::Relaxed);
+        }
     }
 }
 
 impl<E> Drop for After<E> {
     fn drop(&mut self) {
-        for waker in self.wakers.drain(..) {
+        for waker in self.waker.take().into_iter().chain(self.wakers.drain(..)) {
             waker.wake();
         }
     }

@@ -1,7 +1,11 @@
 //! Who has gone silent: leases on the monotonic clock, forgiving when the hub itself stood still.
 
+mod seats;
+
 use std::collections::VecDeque;
 use std::time::Duration;
+
+pub(crate) use self::seats::{Seat, Seats};
 
 /// How often, as a part of the lease, expiry is expected to be looked for: a node is then found at most a third of the
 /// lease late. Longer pauses count as the hub's own, and nobody is blamed for them.
@@ -68,6 +72,11 @@ impl Lease {
 }
 
 impl Verdict {
+    /// A session heard at this monotonic time or later is not over its lease, whatever else holds.
+    pub(crate) const fn suspect_before_ms(&self) -> u64 {
+        self.now_ms.saturating_sub(self.lease_ms)
+    }
+
     /// Whether a session last heard at `seen_ms` is over its lease.
     pub(crate) fn is_over(&self, seen_ms: u64) -> bool {
         let since = |pause: &&Pause| pause.ended_ms > seen_ms;

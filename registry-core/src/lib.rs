@@ -73,10 +73,12 @@
 //! - **Once.** A subscriber of a node and of its user gets an event once. After [`Registry::watch`] an event comes
 //!   exactly if the snapshot does not show it.
 //! - **Loss is told.** A reader is told how many events it missed, where it missed them:
-//!   events handed out + [`Received::Lagged`] + [`Closed::Stagnant`] = events published.
-//! - **Readers are no burden.** No publisher ever waits for one. A dropped one is gone at the next publish or sweep, one
+//!   events handed out + [`Received::Lagged`] + [`Subscription::coalesced_total`] + what [`Closed`] names = events
+//!   published. States that gave way to a later state of their node are no loss, and are counted apart.
+//! - **Readers are no burden.** No publisher ever waits for one that did not ask for it ([`OverflowPolicy::Wait`]). A dropped one is gone at the next publish or sweep, one
 //!   that stands still is closed after its grace, and topics that nobody watches keep nothing.
-//! - **Bounded.** Queues, rings and outboxes have a capacity; the dirty set has one place per node.
+//! - **Bounded.** Queues, rings and outboxes have a capacity; the dirty set has one place per node. Nodes stay on the roll
+//!   until they are removed: whoever registers all comers calls [`Registry::forget_offline`] now and then.
 //! - **No code of others under a lock**, except what [`Registry::publish`] calls to build an event, and says so: payloads
 //!   are dropped and wakers woken after the locks are released, so a destructor may publish again.
 //! - **Two times.** The monotonic clock decides (leases, grace, linger); the wall clock is only shown.
@@ -87,20 +89,24 @@
 //!
 //! | operation | work | locks |
 //! | --- | --- | --- |
-//! | [`Node::heartbeat`], [`Node::touch`] | O(1) | none |
+//! | [`Session::heartbeat_at`], [`Session::touch_at`], [`Node::heartbeat`], [`Node::touch`] | O(1) | none |
 //! | [`Node`]'s readers (`meta`, `stats`, `is_online`, ...) | O(1) | none |
 //! | [`Registry::get`] | O(1), one keyed hash | a shard, to read |
 //! | [`Registry::register`], [`Registry::remove`] | O(log k) | a shard of nodes and one of users |
-//! | [`Registry::nodes_of`] | O(k) | the user's roll, to read |
-//! | [`Node::attach`], [`Node::detach`] | O(1) | the node's slot |
-//! | [`Registry::publish`], nobody watches | O(1), no event built | the node's publish lock |
+//! | [`Registry::nodes`] | O(n) | shard by shard |
+//! | [`Registry::nodes_of`] | O(k) | the user's roll, to read, in batches |
+//! | [`Registry::forget_offline`] | O(n), and O(log k) for each forgotten | as `nodes` and `remove` |
+//! | [`Registry::page`] | O(nodes looked at), and O(u) a batch for all users' nodes | the users' rolls, to read, in batches |
+//! | [`Node::attach`], [`Node::detach`] | O(1) | the node's slot, the table of sessions |
+//! | [`Registry::publish`], nobody watches | O(1), one atomic addition, no event built | none |
 //! | [`Registry::publish`] | O(s), one envelope shared by all | that, the user's topic, each queue for a push |
-//! | [`Subscription::try_recv`] | O(1) | the queue's channel |
+//! | [`Subscription::try_recv`] | O(1) | the queue |
+//! | [`Subscription::try_recv_many`] | O(events), moved and not copied | the queue, once while the reader keeps up |
 //! | [`Registry::watch`] | O(k) and k calls of the snapshot | each node's publish lock for a load |
 //! | [`Registry::resume`] | O(events replayed), a pointer each | the user's topic |
 //! | [`Outbox::try_push`], [`Outbox::next`] | O(1) | the outbox |
 //! | [`Registry::mark_dirty`] | O(1); a swap when marked already | the set, when new |
-//! | [`Registry::expire`] | O(n) | shard by shard, to read |
+//! | [`Registry::expire`] | O(sessions), 8 bytes each | the table of sessions, for a list of its blocks |
 //! | [`Registry::sweep`], [`Registry::bus_stats`] | O(u + t) and all entries for the sweep | topic by topic |
 
 pub mod ansi;
@@ -120,8 +126,8 @@ pub mod terminal;
 
 pub use ansi::Stripper;
 pub use bus::{
-    BusConfig, BusStats, Closed, Delivery, Envelope, Interest, Position, PositionError, Received, Resume,
-    SubscribeOptions, Subscription, SweepReport,
+    BusConfig, BusStats, Closed, Delivery, Envelope, Interest, OverflowPolicy, Position, PositionError,
+    Received, Resume, SubscribeOptions, Subscription, SweepReport,
 };
 pub use clock::{Clock, ManualClock};
 pub use error::{AttachError, Fenced, IdError};
@@ -129,7 +135,7 @@ pub use fleet::Fleet;
 pub use id::{Boot, BootId, Cursor, NodeId, SessionEpoch, TaskId, UserId};
 pub use node::{Attached, Claim, Node, Restored, Session};
 pub use outbox::{CloseReason, Outbox, OutboxError};
-pub use registry::{Expired, RegisterError, Registry, RegistryConfig};
+pub use registry::{Expired, Page, PageQuery, RegisterError, Registry, RegistryConfig};
 pub use selector::Selector;
 pub use task::{TaskEnd, TaskOutcome, TaskState};
 pub use terminal::{Frame, FrameKind, GapReason, Stream, tail::Tail};

@@ -14,22 +14,22 @@ pub use self::session::Session;
 use self::slot::Slot;
 pub use self::slot::{CLONE_RETURNS, CLONE_WINDOW, MAX_EPOCH_LEAD};
 use crate::bus::{NodeTopic, UserTopic};
-use crate::clock::Clock;
 use crate::error::{AttachError, Fenced};
 use crate::fleet::Fleet;
 use crate::id::{Boot, BootId, NodeId, SessionEpoch, UserId};
-use crate::lease::Verdict;
+use crate::lease::{Seats, Verdict};
 use crate::outbox::CloseReason;
 
 /// A machine in the fleet, as this hub knows it. Lives in the registry; hold the `Arc` and skip the map.
 pub struct Node<F: Fleet> {
     id: NodeId,
     user: UserId,
-    clock: Clock,
+    seats: Arc<Seats>,
     meta: ArcSwap<F::Meta>,
-    restored: Restored,
-    /// The newest session of this hub's life, ended or not. Changed only under `slot`.
+    /// The session that holds it; none while it is offline. Changed only under `slot`.
     latest: ArcSwapOption<Session<F>>,
+    /// What the last session left behind, or the store knew before the first: shown while it is offline.
+    rest: Rest<F>,
     slot: Mutex<Slot>,
     /// Whether the slot is held, to be read without its lock. Not asked of the newest session: between its load and
     /// the question, that one may have been taken over.
@@ -46,6 +46,21 @@ pub struct Node<F: Fleet> {
     pub(crate) user_topic: Arc<UserTopic<F::Event>>,
     /// Exists from the first subscription to this node on.
     pub(crate) topic: OnceLock<Arc<NodeTopic<F::Event>>>,
+}
+
+/// What is known of a node that no session holds. Written under its `slot`, before the session goes.
+struct Rest<F: Fleet> {
+    stats: ArcSwapOption<F::Stats>,
+    last_seen_unix_ms: AtomicU64,
+    attached_at_unix_ms: AtomicU64,
+    /// Since when nobody holds it, in monotonic milliseconds.
+    since_ms: AtomicU64,
+}
+
+/// A session that was ended under the slot's lock, with what must be dropped after it.
+struct Ended<F: Fleet> {
+    session: Arc<Session<F>>,
+    _stats: Option<Arc<F::Stats>>,
 }
 
 /// What a store remembers of a node from an earlier life of the hub. All zero for a node that is new.
@@ -86,7 +101,7 @@ pub(crate) struct Seed<F: Fleet> {
     pub(crate) user: UserId,
     pub(crate) meta: Arc<F::Meta>,
     pub(crate) restored: Restored,
-    pub(crate) clock: Clock,
+    pub(crate) seats: Arc<Seats>,
     pub(crate) rev: u64,
     pub(crate) user_topic: Arc<UserTopic<F::Event>>,
     pub(crate) topic: Option<Arc<NodeTopic<F::Event>>>,
@@ -101,13 +116,18 @@ impl<F: Fleet> Node<F> {
         Self {
             id: seed.id,
             user: seed.user,
-            clock: seed.clock,
             meta: ArcSwap::new(seed.meta),
             latest: ArcSwapOption::empty(),
             slot: Mutex::new(Slot::new(seed.restored.epoch)),
             online: AtomicBool::new(false),
             epoch: AtomicU64::new(seed.restored.epoch.0),
-            restored: seed.restored,
+            rest: Rest {
+                stats: ArcSwapOption::empty(),
+                last_seen_unix_ms: AtomicU64::new(seed.restored.last_seen_unix_ms),
+                attached_at_unix_ms: AtomicU64::new(seed.restored.attached_at_unix_ms),
+                since_ms: AtomicU64::new(seed.seats.clock().monotonic_ms()),
+            },
+            seats: seed.seats,
             cloned_until_ms: AtomicU64::new(0),
             removed: AtomicBool::new(false),
             dirty: AtomicBool::new(false),
@@ -144,7 +164,10 @@ impl<F: Fleet> Node<F> {
     /// What its last heartbeat said; `None` before the first in this hub's life.
     #[must_use]
     pub fn stats(&self) -> Option<Arc<F::Stats>> {
-        self.latest.load().as_ref().and_then(|session| session.stats())
+        match self.latest.load().as_ref() {
+            Some(session) => session.stats(),
+            None => self.rest.stats.load_full(),
+        }
     }
 
     /// The highest session epoch ever granted to it.
@@ -153,17 +176,22 @@ impl<F: Fleet> Node<F> {
         SessionEpoch(self.epoch.load(Ordering::Acquire))
     }
 
-    /// When it was last heard, in milliseconds since the Unix epoch; 0 for never.
+    /// When it was last heard, in milliseconds since the Unix epoch; 0 for never. While it is attached this follows
+    /// the wall clock where somebody sets that.
     #[must_use]
     pub fn last_seen_unix_ms(&self) -> u64 {
-        self.latest.load().as_ref().map_or(self.restored.last_seen_unix_ms, |session| session.seen_unix_ms())
+        let latest = self.latest.load();
+        let live = latest.as_ref().and_then(|session| session.seen_unix_ms(&self.seats));
+        live.unwrap_or_else(|| self.rest.last_seen_unix_ms.load(Ordering::Acquire))
     }
 
     /// When its newest session was attached, in milliseconds since the Unix epoch; 0 for never.
     #[must_use]
     pub fn attached_at_unix_ms(&self) -> u64 {
-        let latest = self.latest.load();
-        latest.as_ref().map_or(self.restored.attached_at_unix_ms, |session| session.attached_at_unix_ms())
+        match self.latest.load().as_ref() {
+            Some(session) => session.attached_at_unix_ms(),
+            None => self.rest.attached_at_unix_ms.load(Ordering::Acquire),
+        }
     }
 
     /// Whether a session holds it.
@@ -201,7 +229,7 @@ impl<F: Fleet> Node<F> {
     /// [`CLONE_WINDOW`], and the last of that is no longer ago than the window.
     #[must_use]
     pub fn clone_suspected(&self) -> bool {
-        self.cloned_until_ms.load(Ordering::Acquire) > self.clock.monotonic_ms()
+        self.cloned_until_ms.load(Ordering::Acquire) > self.seats.clock().monotonic_ms()
     }
 
     /// Gives the node to a new session, over the one that holds it: that one's outbox is closed as
@@ -211,15 +239,19 @@ impl<F: Fleet> Node<F> {
     /// [`AttachError::ImplausibleEpoch`] when the claim is over [`MAX_EPOCH_LEAD`] above what is known;
     /// [`AttachError::Removed`] when the node is no longer on the roll. Neither changes anything.
     pub fn attach(&self, claim: Claim, outbox_capacity: usize) -> Result<Attached<F>, AttachError> {
-        let now_ms = self.clock.monotonic_ms();
+        self.seats.note_wall_clock();
+        let now_ms = self.seats.clock().monotonic_ms();
+        let now_unix_ms = self.seats.clock().unix_ms();
         // Outlives the guard: the last handle on an old session must not fall under the lock.
         let previous;
         let (session, displaced) = {
             let mut slot = self.slot.lock();
             let grant = slot.attach(&claim, now_ms)?;
             previous = self.latest.load_full();
-            let stats = previous.as_ref().and_then(|old| old.stats());
-            let session = Arc::new(Session::new(grant.epoch, &claim, outbox_capacity, stats, &self.clock));
+            let stats = self.stats();
+            let seat = self.seats.take(&self.id, now_ms);
+            let session =
+                Arc::new(Session::new(grant.epoch, &claim, outbox_capacity, stats, seat, now_unix_ms));
             self.epoch.store(grant.epoch.0, Ordering::Release);
             self.cloned_until_ms.store(grant.cloned_until_ms, Ordering::Release);
             // The new one before the old one's end: whoever finds the newest ended while online finds another.
@@ -247,34 +279,33 @@ impl<F: Fleet> Node<F> {
             }
             self.end_latest()
         };
-        close(ended, CloseReason::Left)
+        close(ended.as_ref(), CloseReason::Left)
     }
 
-    /// Takes a heartbeat of the session `epoch`. No lock: two clock readings and three stores.
+    /// Takes a heartbeat of the session `epoch`: [`Session::heartbeat_at`], now. No lock: one clock reading, one look at
+    /// who holds the node, one store and one swap. Whoever has the session at hand saves the look.
     ///
     /// # Errors
     /// [`Fenced`] when that session does not hold the node.
     pub fn heartbeat(&self, epoch: SessionEpoch, stats: Arc<F::Stats>) -> Result<(), Fenced> {
-        self.holding(epoch, |session| {
-            session.set_stats(stats);
-            session.seen(&self.clock);
-        })
+        self.holding(epoch, |session, now_ms| session.heartbeat_at(stats, now_ms))
     }
 
-    /// Notes that something was heard of the session `epoch`.
+    /// Notes that something was heard of the session `epoch`: [`Session::touch_at`], now.
     ///
     /// # Errors
     /// [`Fenced`] when that session does not hold the node.
     pub fn touch(&self, epoch: SessionEpoch) -> Result<(), Fenced> {
-        self.holding(epoch, |session| session.seen(&self.clock))
+        self.holding(epoch, Session::touch_at)
     }
 
-    fn holding(&self, epoch: SessionEpoch, act: impl FnOnce(&Session<F>)) -> Result<(), Fenced> {
+    fn holding(
+        &self,
+        epoch: SessionEpoch,
+        act: impl FnOnce(&Session<F>, u64) -> Result<(), Fenced>,
+    ) -> Result<(), Fenced> {
         match self.latest.load().as_ref() {
-            Some(session) if session.epoch() == epoch && !session.is_ended() => {
-                act(session);
-                Ok(())
-            }
+            Some(session) if session.epoch() == epoch => act(session, self.seats.clock().monotonic_ms()),
             _ => Err(Fenced { epoch }),
         }
     }
@@ -283,7 +314,8 @@ impl<F: Fleet> Node<F> {
     pub(crate) fn silent(&self, lease: &Verdict) -> Option<SessionEpoch> {
         let latest = self.latest.load();
         let session = latest.as_ref()?;
-        (!session.is_ended() && lease.is_over(session.seen_monotonic_ms())).then(|| session.epoch())
+        let over = session.heard_ms().is_some_and(|heard_ms| lease.is_over(heard_ms));
+        (over && !session.is_ended()).then(|| session.epoch())
     }
 
     /// Ends the session `epoch` if it holds the node and is still silent.
@@ -295,7 +327,7 @@ impl<F: Fleet> Node<F> {
             }
             self.end_latest()
         };
-        close(ended, CloseReason::LeaseExpired)
+        close(ended.as_ref(), CloseReason::LeaseExpired)
     }
 
     /// Ends whatever holds the node, for good.
@@ -308,17 +340,39 @@ impl<F: Fleet> Node<F> {
             }
             self.end_latest()
         };
-        close(ended, CloseReason::Revoked);
+        close(ended.as_ref(), CloseReason::Revoked);
+    }
+
+    /// Whether nobody has held it since before this monotonic time. No lock, and so only a first look.
+    pub(crate) fn is_offline_since(&self, before_ms: u64) -> bool {
+        !self.is_online() && self.rest.since_ms.load(Ordering::Acquire) < before_ms
+    }
+
+    /// Removes it, for good, if nobody has held it since before this monotonic time.
+    pub(crate) fn retire(&self, before_ms: u64) -> bool {
+        let mut slot = self.slot.lock();
+        if !self.is_offline_since(before_ms) {
+            return false;
+        }
+        self.removed.store(true, Ordering::Release);
+        let held = slot.remove();
+        debug_assert!(held.is_none(), "an offline node is held by nobody");
+        true
     }
 
     /// Called under the slot's lock; the caller closes the outbox after it.
-    fn end_latest(&self) -> Option<Arc<Session<F>>> {
+    fn end_latest(&self) -> Option<Ended<F>> {
+        self.rest.since_ms.store(self.seats.clock().monotonic_ms(), Ordering::Release);
         self.online.store(false, Ordering::Release);
-        let latest = self.latest.load_full();
-        if let Some(session) = &latest {
-            session.end();
+        let session = self.latest.load_full()?;
+        if let Some(heard_ms) = session.end() {
+            self.rest.last_seen_unix_ms.store(self.seats.unix_ms(heard_ms), Ordering::Release);
         }
-        latest
+        self.rest.attached_at_unix_ms.store(session.attached_at_unix_ms(), Ordering::Release);
+        let stats = self.rest.stats.swap(session.stats());
+        // Its memory and its seat are free as soon as its stream and the heartbeats under way let go of it.
+        self.latest.store(None);
+        Some(Ended { session, _stats: stats })
     }
 
     /// Whether anybody would see an event of this node. Two loads.
@@ -326,17 +380,29 @@ impl<F: Fleet> Node<F> {
         self.user_topic.is_watched() || self.topic.get().is_some_and(|topic| topic.is_watched())
     }
 
-    /// The next rev. Called under `publishing`.
+    /// Whether a publisher has to wait for a reader. Two loads.
+    pub(crate) fn is_waited_for(&self) -> bool {
+        self.user_topic.is_waited_for() || self.topic.get().is_some_and(|topic| topic.is_waited_for())
+    }
+
+    /// The next rev; under `publishing`, if it is told to anybody.
+    ///
+    /// Counting and the look at who watches are ordered by this one atomic: either whoever comes to watch reads this rev
+    /// in [`rev_seen`](Node::rev_seen), and all that was changed before it, or the count reads what the newcomer did, and
+    /// a look after it finds them.
     pub(crate) fn next_rev(&self) -> u64 {
-        let rev = self.rev.load(Ordering::Relaxed) + 1;
-        self.rev.store(rev, Ordering::Release);
-        rev
+        self.rev.fetch_add(1, Ordering::AcqRel) + 1
+    }
+
+    /// The rev, read by one who has come to watch; see [`next_rev`](Node::next_rev).
+    pub(crate) fn rev_seen(&self) -> u64 {
+        self.rev.fetch_add(0, Ordering::AcqRel)
     }
 }
 
-fn close<F: Fleet>(session: Option<Arc<Session<F>>>, reason: CloseReason) -> bool {
-    session.is_some_and(|session| {
-        session.outbox().close(reason);
+fn close<F: Fleet>(ended: Option<&Ended<F>>, reason: CloseReason) -> bool {
+    ended.is_some_and(|ended| {
+        ended.session.outbox().close(reason);
         true
     })
 }

@@ -1,5 +1,6 @@
 //! The roll: which nodes there are, whose they are, and who is attached.
 
+mod lists;
 mod roll;
 mod watch;
 
@@ -11,21 +12,22 @@ use std::time::Duration;
 
 use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
-use parking_lot::Mutex;
 use thiserror::Error;
 
+pub use self::lists::{MAX_PAGE, MAX_PAGE_SCAN, Page, PageQuery};
 use self::roll::UserRoll;
 use crate::bus::{BusConfig, NodeTopic, Shared};
 use crate::clock::Clock;
 use crate::dirty::DirtySet;
 use crate::fleet::Fleet;
 use crate::id::{NodeId, SessionEpoch, UserId};
-use crate::lease::Lease;
+use crate::lease::{Lease, Seats};
 use crate::node::{Node, Restored, Seed};
 
-/// How many shards the maps have by default. With fewer, one growing table stops everybody behind its lock for longer:
-/// 25 ms against 1 ms on the way to a million nodes.
-pub const DEFAULT_SHARDS: usize = 256;
+/// How many shards the map of nodes has by default; the maps of users and topics have a quarter of that. A shard is locked
+/// while it grows and while it is listed: of a million nodes that is a thousand at a time, some tens of microseconds.
+/// An empty shard costs 128 bytes.
+pub const DEFAULT_SHARDS: usize = 1024;
 
 /// How long a session may be silent by default: three heartbeats of 5 s.
 pub const DEFAULT_LEASE: Duration = Duration::from_secs(15);
@@ -34,10 +36,17 @@ pub const DEFAULT_LEASE: Duration = Duration::from_secs(15);
 /// handles on the removed one, little enough that u64 holds 2^44 removals.
 const REMOVED_REV_LEAD: u64 = 1 << 20;
 
+/// How many times more places than nodes the map of nodes may have after some were forgotten, before it is made smaller:
+/// growing again costs, and a map that has just doubled has twice as many.
+const SHRINK_FACTOR: usize = 4;
+
+/// From how many places on the map of nodes is worth making smaller: below, its shards are most of it.
+const SHRINK_FLOOR: usize = 16_384;
+
 /// A registry's settings.
 #[derive(Clone, Debug)]
 pub struct RegistryConfig {
-    /// How many shards the maps have; rounded up to a power of two.
+    /// How many shards the map of nodes has; rounded up to a power of two.
     pub shards: usize,
     /// How long a session may be silent before [`Registry::expire`] ends it.
     pub lease: Duration,
@@ -64,7 +73,7 @@ pub struct Registry<F: Fleet> {
     node_topics: DashMap<NodeId, Arc<NodeTopic<F::Event>>, RandomState>,
     bus: Shared,
     dirty: DirtySet<F>,
-    lease: Mutex<Lease>,
+    seats: Arc<Seats>,
     /// Where the revs of new nodes start: above those of every node ever removed.
     rev_floor: AtomicU64,
     clock: Clock,
@@ -93,14 +102,15 @@ impl<F: Fleet> Registry<F> {
     pub fn new(config: RegistryConfig, clock: Clock) -> Self {
         // One shard is no shard: the map wants at least two.
         let shards = config.shards.next_power_of_two().max(2);
+        let fewer = (shards / 4).max(2);
         let hasher = RandomState::new();
         Self {
             nodes: DashMap::with_hasher_and_shard_amount(hasher.clone(), shards),
-            users: DashMap::with_hasher_and_shard_amount(hasher.clone(), shards),
-            node_topics: DashMap::with_hasher_and_shard_amount(hasher, shards),
+            users: DashMap::with_hasher_and_shard_amount(hasher.clone(), fewer),
+            node_topics: DashMap::with_hasher_and_shard_amount(hasher, fewer),
             bus: Shared::new(config.bus, clock.clone()),
             dirty: DirtySet::new(),
-            lease: Mutex::new(Lease::new(config.lease)),
+            seats: Arc::new(Seats::new(Lease::new(config.lease), clock.clone())),
             rev_floor: AtomicU64::new(0),
             clock,
         }
@@ -128,7 +138,7 @@ impl<F: Fleet> Registry<F> {
                     user,
                     meta,
                     restored,
-                    clock: self.clock.clone(),
+                    seats: Arc::clone(&self.seats),
                     rev: self.rev_floor.load(Ordering::Acquire),
                     user_topic: Arc::clone(roll.topic()),
                     topic: self.node_topics.get(place.key()).map(|topic| Arc::clone(topic.value())),
@@ -149,14 +159,46 @@ impl<F: Fleet> Registry<F> {
     /// Takes a node off the roll: its session is ended as [`Revoked`](crate::CloseReason::Revoked), and handles on it
     /// attach nobody. Publish afterwards through the returned handle, so that watchers see it.
     pub fn remove(&self, id: &str) -> Option<Arc<Node<F>>> {
+        let node = self.take_off(id, |_| true)?;
+        node.mark_removed();
+        Some(node)
+    }
+
+    /// Takes the nodes off the roll that have been offline for longer than this, those included that were registered and
+    /// never attached; as [`remove`](Registry::remove) does. Only monotonic time counts, and a node that attaches
+    /// meanwhile stays. Publish afterwards through the returned handles, so that watchers see it.
+    ///
+    /// The registry itself never forgets a node: a hub whose nodes live in a database wants all of them on its roll. One
+    /// that registers whoever asks calls this now and then, and its memory follows the nodes that are there: what comes
+    /// once and never again leaves what `older_than` holds. O(n).
+    pub fn forget_offline(&self, older_than: Duration) -> Vec<Arc<Node<F>>> {
+        let older_than_ms = u64::try_from(older_than.as_millis()).unwrap_or(u64::MAX);
+        let Some(before_ms) = self.clock.monotonic_ms().checked_sub(older_than_ms) else { return Vec::new() };
+        let mut nodes = self.nodes();
+        nodes.retain(|node| node.is_offline_since(before_ms));
+        nodes.retain(|node| {
+            // A node that took the place of a forgotten one meanwhile is judged for itself.
+            self.take_off(node.id().as_str(), |found| Arc::ptr_eq(found, node) && node.retire(before_ms))
+                .is_some()
+        });
+        if self.nodes.capacity() > self.nodes.len().saturating_mul(SHRINK_FACTOR).max(SHRINK_FLOOR) {
+            self.nodes.shrink_to_fit();
+            self.users.shrink_to_fit();
+        }
+        nodes
+    }
+
+    fn take_off(&self, id: &str, condition: impl Fn(&Arc<Node<F>>) -> bool) -> Option<Arc<Node<F>>> {
         let (_, node) = self.nodes.remove_if(id, |_, node| {
+            if !condition(node) {
+                return false;
+            }
             if let Some(roll) = self.users.get(node.user()) {
                 roll.remove(node.id());
             }
             self.rev_floor.fetch_max(node.rev().saturating_add(REMOVED_REV_LEAD), Ordering::AcqRel);
             true
         })?;
-        node.mark_removed();
         self.forget_if_idle(node.user());
         Some(node)
     }
@@ -173,35 +215,18 @@ impl<F: Fleet> Registry<F> {
         self.nodes.is_empty()
     }
 
-    /// All nodes, in no order. A snapshot by shard: a node that comes or goes meanwhile may be in it or not.
-    #[must_use]
-    pub fn nodes(&self) -> Vec<Arc<Node<F>>> {
-        self.nodes.iter().map(|node| Arc::clone(node.value())).collect()
-    }
-
-    /// The nodes of one user, ordered by id: one lookup and one batch, however many other users there are.
-    #[must_use]
-    pub fn nodes_of(&self, user: &UserId) -> Vec<Arc<Node<F>>> {
-        let roll = self.users.get(user).map(|roll| Arc::clone(roll.value()));
-        roll.map_or_else(Vec::new, |roll| roll.nodes())
-    }
-
-    /// The users that have nodes, in no order.
-    #[must_use]
-    pub fn users(&self) -> Vec<UserId> {
-        self.users.iter().filter(|roll| !roll.value().is_empty()).map(|roll| roll.key().clone()).collect()
-    }
-
     /// Ends every session that was silent for longer than the lease. Call it a few times per lease: a call that comes
     /// later than a third of it counts as the hub's own pause, and every silence that began before is allowed that much
-    /// longer. Only monotonic time counts. O(n) over the roll.
+    /// longer. Only monotonic time counts. One pass over eight bytes a session, under no lock, and a lookup for each that
+    /// is over.
     pub fn expire(&self) -> Vec<Expired<F>> {
-        let verdict = self.lease.lock().sweep(self.clock.monotonic_ms());
-        // Over handles, not over the map: what a session lets go of must not be dropped under a shard's lock.
-        let nodes = self.nodes();
-        nodes
+        let verdict = self.seats.judge();
+        // By id, and not over the map: what a session lets go of must not be dropped under a shard's lock.
+        let silent = self.seats.silent(&verdict);
+        silent
             .into_iter()
-            .filter_map(|node| {
+            .filter_map(|id| {
+                let node = self.get(id.as_str())?;
                 let epoch = node.silent(&verdict)?;
                 node.expire(epoch, &verdict).then_some(Expired { node, epoch })
             })

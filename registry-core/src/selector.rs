@@ -81,15 +81,22 @@ impl Selector {
     /// True when the labels meet every term.
     #[must_use]
     pub fn matches(&self, labels: &BTreeMap<String, String>) -> bool {
+        self.matches_by(|key| labels.get(key).map(String::as_str))
+    }
+
+    /// True when the labels meet every term; `label` gives the value of a key, however the labels are kept.
+    pub fn matches_by<'l>(&self, mut label: impl FnMut(&str) -> Option<&'l str>) -> bool {
         self.terms.iter().all(|term| {
-            let value = labels.get(&term.key);
+            let value = label(&term.key);
             match &term.test {
                 Test::Present => value.is_some(),
                 Test::Absent => value.is_none(),
-                Test::Equal(wanted) => value == Some(wanted),
-                Test::NotEqual(unwanted) => value != Some(unwanted),
-                Test::In(wanted) => value.is_some_and(|value| wanted.contains(value)),
-                Test::NotIn(unwanted) => !value.is_some_and(|value| unwanted.contains(value)),
+                Test::Equal(wanted) => value == Some(wanted.as_str()),
+                Test::NotEqual(unwanted) => value != Some(unwanted.as_str()),
+                Test::In(wanted) => value.is_some_and(|value| wanted.iter().any(|wanted| wanted == value)),
+                Test::NotIn(unwanted) => {
+                    !value.is_some_and(|value| unwanted.iter().any(|unwanted| unwanted == value))
+                }
             }
         })
     }

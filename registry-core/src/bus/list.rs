@@ -1,11 +1,17 @@
-//! The subscribers of one topic: weak references, sorted by subscription, pruned as they die.
+//! The subscribers of one topic, sorted by subscription, pruned as they leave.
+//!
+//! A place holds a queue, never the subscription: that one is its reader's alone, and its drop closes and empties the
+//! queue. What stays until the next publish or sweep is the empty shell, just as a `Weak` would keep it allocated; but
+//! a `Weak` costs an upgrade and a release for each event and reader, a quarter of a delivery (emit at 1,000 readers:
+//! 50 ns with it, 35 without, medians of one run).
 
 use std::cmp::Ordering as Order;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Weak};
 
 use super::queue::{End, Outcome, Queue};
 use super::{After, Counters, Delivery, Shared};
+use crate::clock::Clock;
 
 /// Who watches one topic.
 pub(super) struct List<E> {
@@ -15,7 +21,7 @@ pub(super) struct List<E> {
 
 struct Entry<E> {
     id: u64,
-    queue: Weak<Queue<E>>,
+    queue: Arc<Queue<E>>,
 }
 
 /// What one event met on its way through the lists.
@@ -23,6 +29,8 @@ struct Entry<E> {
 struct Reach {
     /// How many queues took it.
     reached: usize,
+    /// How many were closed over it.
+    refused: usize,
     /// How many entries of the first list turned out dead.
     first_dead: usize,
     /// How many of the second.
@@ -41,7 +49,7 @@ impl<E> List<E> {
     /// Adds a subscriber, unless it is there.
     pub(super) fn add(&mut self, queue: &Arc<Queue<E>>, counters: &Counters) {
         if let Err(at) = self.entries.binary_search_by_key(&queue.id(), |entry| entry.id) {
-            self.entries.insert(at, Entry { id: queue.id(), queue: Arc::downgrade(queue) });
+            self.entries.insert(at, Entry { id: queue.id(), queue: Arc::clone(queue) });
             counters.entries.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -52,11 +60,12 @@ impl<E> List<E> {
         let pruned = self.retain(shared, |queue| match queue.check(&shared.clock, after) {
             Outcome::Alive => true,
             Outcome::Dead => false,
-            Outcome::ClosedStagnant => {
+            Outcome::Closed => {
                 closed += 1;
                 false
             }
         });
+        after.settle(&shared.counters);
         (pruned, closed)
     }
 
@@ -68,6 +77,11 @@ impl<E> List<E> {
         });
     }
 
+    /// The queues whose readers are waited for.
+    pub(super) fn patient(&self) -> Vec<Arc<Queue<E>>> {
+        self.entries.iter().map(|entry| Arc::clone(&entry.queue)).filter(|queue| queue.is_patient()).collect()
+    }
+
     /// Rebuilds the list when at least half of it is dead: the work is paid for by the entries that it frees.
     fn prune(&mut self, dead: usize, shared: &Shared) {
         if dead > 0 && dead * 2 >= self.entries.len() {
@@ -77,8 +91,8 @@ impl<E> List<E> {
 
     fn retain(&mut self, shared: &Shared, mut keep: impl FnMut(&Queue<E>) -> bool) -> usize {
         let before = self.entries.len();
-        // A handle upgraded here may be the last: its queue is closed and empty then, and only memory is freed.
-        self.entries.retain(|entry| entry.queue.upgrade().is_some_and(|queue| keep(&queue)));
+        // A handle dropped here may be the last: its queue was closed and emptied by its reader, only memory is freed.
+        self.entries.retain(|entry| keep(&entry.queue));
         let pruned = before - self.entries.len();
         if pruned > 0 {
             shared.counters.entries.fetch_sub(pruned, Ordering::Relaxed);
@@ -99,46 +113,61 @@ pub(super) fn deliver<E>(
     shared: &Shared,
     after: &mut After<E>,
 ) -> usize {
-    let reach = match &second {
-        Some(second) => merge(&first.entries, &second.entries, delivery, shared, after),
-        None => merge(&first.entries, &[], delivery, shared, after),
-    };
+    let mut round = Round { delivery, clock: &shared.clock, after, reach: Reach::default() };
+    match &second {
+        Some(second) if !second.is_empty() => round.merge(&first.entries, &second.entries),
+        _ => round.reach.first_dead += round.each(&first.entries),
+    }
+    let reach = round.reach;
     first.prune(reach.first_dead, shared);
     if let Some(second) = second {
         second.prune(reach.second_dead, shared);
     }
-    shared.counters.delivered.fetch_add(reach.reached as u64, Ordering::Relaxed);
+    // Without subscribers this is only the ring's.
+    if reach.reached + reach.refused > 0 {
+        shared.counters.delivered.fetch_add((reach.reached + reach.refused) as u64, Ordering::Relaxed);
+    }
+    after.settle(&shared.counters);
     reach.reached
 }
 
-fn merge<E>(
-    mut first: &[Entry<E>],
-    mut second: &[Entry<E>],
-    delivery: &Delivery<E>,
-    shared: &Shared,
-    after: &mut After<E>,
-) -> Reach {
-    let mut reach = Reach::default();
-    loop {
-        let order = match (first.first(), second.first()) {
-            (Some(a), Some(b)) => a.id.cmp(&b.id),
-            (Some(_), None) => Order::Less,
-            (None, Some(_)) => Order::Greater,
-            (None, None) => return reach,
-        };
-        let entry = if order == Order::Greater { &second[0] } else { &first[0] };
-        let alive = entry
-            .queue
-            .upgrade()
-            .is_some_and(|queue| queue.push(delivery, &shared.clock, after) == Outcome::Alive);
-        reach.reached += usize::from(alive);
-        if order != Order::Greater {
-            reach.first_dead += usize::from(!alive);
-            first = &first[1..];
+/// One event on its way through the lists.
+struct Round<'a, E> {
+    delivery: &'a Delivery<E>,
+    clock: &'a Clock,
+    after: &'a mut After<E>,
+    reach: Reach,
+}
+
+impl<E> Round<'_, E> {
+    /// Whether the entry lives on.
+    fn visit(&mut self, entry: &Entry<E>) -> bool {
+        let queue = &entry.queue;
+        let outcome = queue.push(self.delivery, self.clock, self.after);
+        self.reach.reached += usize::from(outcome == Outcome::Alive);
+        self.reach.refused += usize::from(outcome == Outcome::Closed);
+        outcome == Outcome::Alive
+    }
+
+    /// How many of the entries are dead.
+    fn each(&mut self, entries: &[Entry<E>]) -> usize {
+        entries.iter().filter(|entry| !self.visit(entry)).count()
+    }
+
+    fn merge(&mut self, mut first: &[Entry<E>], mut second: &[Entry<E>]) {
+        while let (Some(a), Some(b)) = (first.first(), second.first()) {
+            let order = a.id.cmp(&b.id);
+            let dead = usize::from(!self.visit(if order == Order::Greater { b } else { a }));
+            if order != Order::Greater {
+                self.reach.first_dead += dead;
+                first = &first[1..];
+            }
+            if order != Order::Less {
+                self.reach.second_dead += dead;
+                second = &second[1..];
+            }
         }
-        if order != Order::Less {
-            reach.second_dead += usize::from(!alive);
-            second = &second[1..];
-        }
+        self.reach.first_dead += self.each(first);
+        self.reach.second_dead += self.each(second);
     }
 }

@@ -1,48 +1,43 @@
-//! One subscription's queue: a flume channel as storage, drop-oldest on overflow, and an exact account of what was lost.
+//! One subscription's queue: what waits behind one lock, what happens when it is full, and when it ends.
 //!
-//! The channel is only ever used with `try_send` and `try_recv`: flume 0.12 can lose a wake-up between a kept receive
-//! future and a `try_recv` on the same channel, so the wake-up is ours (an armed flag and a waker).
+//! Publisher and reader share one short critical section: the slots, the reader's waker and the end are changed
+//! together. So a reader that does not wait costs a publisher no second lock and no flag, and "look, then wait" is one
+//! step, which no wake-up can slip through.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::task::Waker;
+use std::time::Duration;
 
-use flume::{Receiver, Sender, TrySendError};
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
-use super::{After, Counters, Delivery, Shared, SubscribeOptions};
+use super::slots::{Batch, Bounds, Popped, Slots};
+use super::{After, Counters, Delivery, OverflowPolicy, Shared, SubscribeOptions};
 use crate::clock::Clock;
 
 /// The queue between publishers and one subscription. The handle that the reader has owns it; the bus holds it weakly.
 pub(crate) struct Queue<E> {
+    state: Mutex<State<E>>,
     id: u64,
-    sender: Sender<Item<E>>,
-    receiver: Receiver<Item<E>>,
-    /// Orders publishers of different users; the reader never takes it to read.
-    gate: Mutex<Gate>,
-    /// What the items in the channel pin in memory, and the one that is being pushed.
-    bytes: AtomicUsize,
-    max_bytes: usize,
-    /// How many items the reader took, whatever they were: tells a slow reader from one that stands still.
-    reads: AtomicU64,
-    end: AtomicU8,
+    bounds: Bounds,
+    overflow: OverflowPolicy,
     grace_ms: u64,
-    wake: WakeCell,
+    /// Where publishers wait for room, if the subscription asks for that.
+    room: Condvar,
     counters: Arc<Counters>,
 }
 
-/// An event with its number within this queue: a jump between two numbers is a loss, seen where it happened.
-struct Item<E> {
-    number: u64,
-    delivery: Delivery<E>,
-}
-
-struct Gate {
-    /// The next item's number, and how many were ever meant for this queue.
-    next: u64,
+struct State<E> {
+    slots: Slots<E>,
+    /// The reader's, while it waits.
+    waker: Option<Waker>,
+    end: End,
+    /// How often the reader took something: tells a slow reader from one that stands still.
+    reads: u64,
     /// Since when, and at which count of reads, the queue was found full.
     full: Option<Full>,
-    open: bool,
+    /// How many publishers wait for room.
+    publishers: usize,
 }
 
 #[derive(Clone, Copy)]
@@ -53,12 +48,12 @@ struct Full {
 
 /// Why a queue takes nothing more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
 pub(super) enum End {
-    Open = 0,
-    Stagnant = 1,
-    Shutdown = 2,
-    Dropped = 3,
+    Open,
+    Stagnant,
+    Overflowed,
+    Shutdown,
+    Dropped,
 }
 
 /// What became of one push or check.
@@ -68,26 +63,23 @@ pub(super) enum Outcome {
     Alive,
     /// It was closed before: its entry is to be pruned.
     Dead,
-    /// It was found stagnant and closed now.
-    ClosedStagnant,
+    /// It was closed now, over this very event.
+    Closed,
 }
 
 impl<E> Queue<E> {
     pub(super) fn new(id: u64, options: &SubscribeOptions, shared: &Shared) -> Self {
-        let (sender, receiver) = flume::bounded(options.capacity.max(1));
         let counters = Arc::clone(&shared.counters);
         counters.subscriptions.fetch_add(1, Ordering::Relaxed);
+        let state =
+            State { slots: Slots::new(), waker: None, end: End::Open, reads: 0, full: None, publishers: 0 };
         Self {
+            state: Mutex::new(state),
             id,
-            sender,
-            receiver,
-            gate: Mutex::new(Gate { next: 0, full: None, open: true }),
-            bytes: AtomicUsize::new(0),
-            max_bytes: shared.config.queue_bytes,
-            reads: AtomicU64::new(0),
-            end: AtomicU8::new(End::Open as u8),
+            bounds: Bounds { events: options.capacity.max(1), bytes: shared.config.queue_bytes },
+            overflow: options.overflow,
             grace_ms: u64::try_from(options.grace.as_millis()).unwrap_or(u64::MAX),
-            wake: WakeCell::default(),
+            room: Condvar::new(),
             counters,
         }
     }
@@ -96,74 +88,107 @@ impl<E> Queue<E> {
         self.id
     }
 
-    /// Hands over one event, over the oldest ones where there is no room. Called under topic locks: only moves
-    /// pointers, the rest goes to `after`.
+    /// Hands over one event. Called under topic locks: only moves pointers, the rest goes to `after`.
     pub(super) fn push(&self, delivery: &Delivery<E>, clock: &Clock, after: &mut After<E>) -> Outcome {
-        {
-            let mut gate = self.gate.lock();
-            if !gate.open {
-                return Outcome::Dead;
-            }
-            let mut item = Item { number: gate.next, delivery: delivery.clone() };
-            gate.next += 1;
-            self.bytes.fetch_add(delivery.bytes, Ordering::Relaxed);
-            let mut judged = false;
-            while let Err(refused) = self.try_send(item) {
-                if !judged && self.stands_still(&mut gate, clock) {
-                    self.lose(refused, after);
-                    self.finish(&mut gate, End::Stagnant, after);
-                    return Outcome::ClosedStagnant;
-                }
-                judged = true;
-                item = refused;
-                if let Ok(oldest) = self.receiver.try_recv() {
-                    self.lose(oldest, after);
-                }
-            }
+        let mut state = self.state.lock();
+        if state.end != End::Open {
+            return Outcome::Dead;
         }
-        self.wake.take_into(&mut after.wakers);
-        Outcome::Alive
+        let mut outcome = Outcome::Alive;
+        if state.slots.has_room(delivery.0.bytes, &self.bounds) || self.is_patient() {
+            after.keep_superseded(state.slots.push(delivery));
+        } else {
+            outcome = self.overflow(&mut state, delivery, clock, after);
+        }
+        let waker = state.waker.take();
+        drop(state);
+        after.wake(waker);
+        outcome
     }
 
-    /// Stores an item whose bytes are counted already, if there is room for it.
-    fn try_send(&self, item: Item<E>) -> Result<(), Item<E>> {
-        // A single event may be larger than the bound.
-        let too_many = self.bytes.load(Ordering::Relaxed) > self.max_bytes && !self.receiver.is_empty();
-        if too_many {
-            return Err(item);
-        }
-        self.sender.try_send(item).map_err(TrySendError::into_inner)
+    #[cold]
+    fn overflow(
+        &self,
+        state: &mut State<E>,
+        delivery: &Delivery<E>,
+        clock: &Clock,
+        after: &mut After<E>,
+    ) -> Outcome {
+        let end = match self.overflow {
+            OverflowPolicy::Close => {
+                after.coalesced += state.slots.start_lagging(&mut after.waste);
+                if state.slots.has_room(delivery.0.bytes, &self.bounds) {
+                    after.keep_superseded(state.slots.push(delivery));
+                    return Outcome::Alive;
+                }
+                End::Overflowed
+            }
+            _ if self.stands_still(state, after.now_ms(clock)) => End::Stagnant,
+            _ => {
+                let gone = state.slots.push_over(delivery, &self.bounds, &mut after.waste);
+                after.missed += gone.lost;
+                after.coalesced += gone.coalesced;
+                return Outcome::Alive;
+            }
+        };
+        after.missed += 1;
+        self.finish(state, end, after);
+        state.slots.lose_last(1);
+        Outcome::Closed
     }
 
-    fn lose(&self, item: Item<E>, after: &mut After<E>) {
-        self.bytes.fetch_sub(item.delivery.bytes, Ordering::Relaxed);
-        self.counters.missed.fetch_add(1, Ordering::Relaxed);
-        after.waste.push(item.delivery);
+    /// Whether publishers wait for this reader.
+    pub(super) const fn is_patient(&self) -> bool {
+        matches!(self.overflow, OverflowPolicy::Wait { .. })
+    }
+
+    /// Waits until there is room, at most for the subscription's own timeout from when `timer` was started; then makes
+    /// room as for every other subscription, or closes a stagnant one. Called under no lock.
+    pub(crate) fn wait_for_room(&self, timer: &Clock, clock: &Clock, after: &mut After<E>) {
+        let OverflowPolicy::Wait { timeout } = self.overflow else { return };
+        let mut state = self.state.lock();
+        while state.end == End::Open && !state.slots.has_room(0, &self.bounds) {
+            let left = timeout.saturating_sub(timer.monotonic());
+            if !left.is_zero() {
+                self.wait(&mut state, left);
+            } else if self.stands_still(&mut state, after.now_ms(clock)) {
+                self.finish(&mut state, End::Stagnant, after);
+            } else {
+                let gone = state.slots.make_room(&self.bounds, &mut after.waste);
+                after.missed += gone.lost;
+                after.coalesced += gone.coalesced;
+            }
+        }
+    }
+
+    fn wait(&self, state: &mut MutexGuard<'_, State<E>>, timeout: Duration) {
+        state.publishers += 1;
+        let full = |state: &mut State<E>| state.end == End::Open && !state.slots.has_room(0, &self.bounds);
+        self.room.wait_while_for(state, full, timeout);
+        state.publishers -= 1;
     }
 
     /// Closes the queue if it has been full and unread for its grace. For topics where nothing is published.
     pub(super) fn check(&self, clock: &Clock, after: &mut After<E>) -> Outcome {
-        let mut gate = self.gate.lock();
-        if !gate.open {
+        let mut state = self.state.lock();
+        if state.end != End::Open {
             return Outcome::Dead;
         }
-        let reads = self.reads.load(Ordering::Acquire);
-        let still_full = gate.full.is_some_and(|full| full.reads == reads) || self.receiver.is_full();
-        if still_full && self.stands_still(&mut gate, clock) {
-            self.finish(&mut gate, End::Stagnant, after);
-            return Outcome::ClosedStagnant;
+        let unread = state.full.is_some_and(|full| full.reads == state.reads);
+        let full = unread || state.slots.waiting() >= self.bounds.events;
+        if full && self.stands_still(&mut state, after.now_ms(clock)) {
+            self.finish(&mut state, End::Stagnant, after);
+            return Outcome::Closed;
         }
         Outcome::Alive
     }
 
     /// The queue is full: has it been so, without a single read, for its grace?
-    fn stands_still(&self, gate: &mut Gate, clock: &Clock) -> bool {
-        let reads = self.reads.load(Ordering::Acquire);
-        let now_ms = clock.monotonic_ms();
-        match gate.full {
-            Some(full) if full.reads == reads => now_ms.saturating_sub(full.since_ms) >= self.grace_ms,
+    fn stands_still(&self, state: &mut State<E>, now_ms: u64) -> bool {
+        match state.full {
+            Some(full) if full.reads == state.reads => now_ms.saturating_sub(full.since_ms) >= self.grace_ms,
             _ => {
-                gate.full = Some(Full { since_ms: now_ms, reads });
+                state.full = Some(Full { since_ms: now_ms, reads: state.reads });
                 false
             }
         }
@@ -171,101 +196,94 @@ impl<E> Queue<E> {
 
     /// Closes the queue if it is open. A reader still gets what waits, except when it was stagnant.
     pub(super) fn close(&self, end: End, after: &mut After<E>) {
-        let mut gate = self.gate.lock();
-        if gate.open {
-            self.finish(&mut gate, end, after);
+        let mut state = self.state.lock();
+        if state.end == End::Open {
+            self.finish(&mut state, end, after);
         }
     }
 
-    fn finish(&self, gate: &mut Gate, end: End, after: &mut After<E>) {
-        gate.open = false;
-        self.end.store(end as u8, Ordering::SeqCst);
+    fn finish(&self, state: &mut State<E>, end: End, after: &mut After<E>) {
+        state.end = end;
         self.counters.subscriptions.fetch_sub(1, Ordering::Relaxed);
-        if end == End::Stagnant {
-            self.counters.closed_stagnant.fetch_add(1, Ordering::Relaxed);
-        }
         match end {
-            End::Stagnant => self.receiver.drain().for_each(|item| self.lose(item, after)),
-            End::Dropped => after.waste.extend(self.receiver.drain().map(|item| item.delivery)),
-            End::Open | End::Shutdown => {}
+            End::Stagnant => {
+                self.counters.closed_stagnant.fetch_add(1, Ordering::Relaxed);
+                let unread = state.slots.clear(&mut after.waste);
+                state.slots.lose_last(unread);
+                after.missed += unread;
+            }
+            End::Overflowed => _ = self.counters.closed_overflowed.fetch_add(1, Ordering::Relaxed),
+            End::Open | End::Shutdown | End::Dropped => {}
         }
-        self.wake.take_into(&mut after.wakers);
+        if state.publishers > 0 {
+            self.room.notify_all();
+        }
+        after.wake(state.waker.take());
     }
 
-    /// Gives up what is left in a closed queue, the reader's waker included.
-    pub(super) fn clear(&self, after: &mut After<E>) {
-        after.waste.extend(self.receiver.drain().map(|item| item.delivery));
-        let waker = self.wake.disarm();
+    /// The reader is gone, maybe with an event in its hand: ends the queue and gives up what is left in it.
+    pub(super) fn abandon(&self, with_one: bool, after: &mut After<E>) {
+        self.close(End::Dropped, after);
+        let mut state = self.state.lock();
+        let unread = state.slots.clear(&mut after.waste);
+        let waker = state.waker.take();
+        drop(state);
         drop(waker);
+        self.counters.abandoned.fetch_add(unread + u64::from(with_one), Ordering::Relaxed);
     }
 
     pub(super) fn is_open(&self) -> bool {
-        self.end() == End::Open
+        self.state.lock().end == End::Open
     }
 
-    pub(super) fn end(&self) -> End {
-        match self.end.load(Ordering::SeqCst) {
-            0 => End::Open,
-            1 => End::Stagnant,
-            2 => End::Shutdown,
-            _ => End::Dropped,
+    /// The reader's side: the next event or loss, and whether the queue had ended by then. One reader at a time.
+    pub(super) fn pop(&self) -> (Option<Popped<E>>, End) {
+        let mut state = self.state.lock();
+        let popped = state.slots.pop();
+        let end = state.end;
+        if popped.is_some() {
+            self.was_read(state, 1);
         }
+        (popped, end)
     }
 
-    /// The reader's side: the next item's number and event. One reader at a time.
-    pub(super) fn pop(&self) -> Option<(u64, Delivery<E>)> {
-        let item = self.receiver.try_recv().ok()?;
-        self.bytes.fetch_sub(item.delivery.bytes, Ordering::Relaxed);
-        self.reads.fetch_add(1, Ordering::Release);
-        Some((item.number, item.delivery))
+    /// Takes all that waits into an empty batch, if that is no more than `limit` and nothing is missing before or in it.
+    /// Otherwise it has to be popped.
+    pub(super) fn take_all(&self, batch: &mut Batch<E>, limit: usize) -> bool {
+        let mut state = self.state.lock();
+        let taken = state.slots.waiting();
+        if taken == 0 || taken > limit || !state.slots.take_all(batch) {
+            return false;
+        }
+        self.was_read(state, taken);
+        true
     }
 
-    /// How many events were ever meant for this queue.
-    pub(super) fn meant(&self) -> u64 {
-        self.gate.lock().next
+    /// Publishers that wait learn of the room, after the lock.
+    fn was_read(&self, mut state: MutexGuard<'_, State<E>>, taken: usize) {
+        state.reads += taken as u64;
+        let waiting = state.publishers > 0;
+        drop(state);
+        if waiting {
+            self.room.notify_all();
+        }
     }
 
     pub(super) fn len(&self) -> usize {
-        self.receiver.len()
+        self.state.lock().slots.waiting()
     }
 
-    /// The reader wants to be woken. It must look once more after this, before it waits.
-    pub(super) fn arm(&self, waker: &Waker) {
-        self.wake.arm(waker);
-    }
-}
-
-/// Where the reader leaves its waker.
-#[derive(Default)]
-struct WakeCell {
-    /// Set by the reader before its last look, taken by whoever publishes: one wake-up per wait.
-    armed: AtomicBool,
-    waker: Mutex<Option<Waker>>,
-}
-
-impl WakeCell {
-    /// The flag is sequentially consistent against `end` and the channel: either the reader's last look sees the change,
-    /// or the one who changed sees the flag. It changes only under the lock, so that it never stands without a waker.
-    fn arm(&self, waker: &Waker) {
+    /// Leaves the reader's waker to be woken by what comes next; false when there is something already.
+    pub(super) fn arm(&self, waker: &Waker) -> bool {
         // Cloning and dropping a waker runs code of the runtime's: not under the lock.
         let mut waker = Some(waker.clone());
-        {
-            let mut slot = self.waker.lock();
-            std::mem::swap(&mut *slot, &mut waker);
-            self.armed.store(true, Ordering::SeqCst);
+        let mut state = self.state.lock();
+        let waits = state.end == End::Open && state.slots.is_empty();
+        if waits {
+            std::mem::swap(&mut state.waker, &mut waker);
         }
+        drop(state);
         drop(waker);
-    }
-
-    fn take_into(&self, wakers: &mut Vec<Waker>) {
-        if self.armed.load(Ordering::SeqCst) {
-            wakers.extend(self.disarm());
-        }
-    }
-
-    fn disarm(&self) -> Option<Waker> {
-        let mut slot = self.waker.lock();
-        self.armed.store(false, Ordering::SeqCst);
-        slot.take()
+        waits
     }
 }

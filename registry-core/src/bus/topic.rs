@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use super::list::{self, List};
 use super::queue::Queue;
 use super::ring::Ring;
-use super::{After, Delivery, Envelope, Position, Resume, Shared};
+use super::{After, Class, Delivery, Envelope, Position, Resume, Shared};
 use crate::id::{NodeId, UserId};
 
 /// All nodes of one user. Its lock is the order of the user's events.
@@ -17,6 +17,8 @@ pub(crate) struct UserTopic<E> {
     /// Whether there is a ring, to be seen without the lock. There is one while anybody watches the user, and for a
     /// while after.
     watched: AtomicBool,
+    /// Whether a subscriber may be on the list whose readers are waited for.
+    waited_for: AtomicBool,
     state: Mutex<State<E>>,
 }
 
@@ -33,6 +35,8 @@ struct State<E> {
 /// One node. Its list is taken under the owner's topic lock, and so shares its order.
 pub(crate) struct NodeTopic<E> {
     watched: AtomicBool,
+    /// As in [`UserTopic`].
+    waited_for: AtomicBool,
     list: Mutex<List<E>>,
 }
 
@@ -44,6 +48,7 @@ pub(crate) struct Draft<E> {
     pub(crate) at_unix_ms: u64,
     pub(crate) event: Arc<E>,
     pub(crate) bytes: usize,
+    pub(crate) class: Class,
 }
 
 /// What a resumed reader is given.
@@ -68,11 +73,23 @@ impl<E> UserTopic<E> {
     pub(crate) const fn new() -> Self {
         let state =
             State { position: 0, incarnation: 0, ring: None, list: List::new(), quiet_since_ms: None };
-        Self { watched: AtomicBool::new(false), state: Mutex::new(state) }
+        Self { watched: AtomicBool::new(false), waited_for: AtomicBool::new(false), state: Mutex::new(state) }
     }
 
     pub(crate) fn is_watched(&self) -> bool {
         self.watched.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn is_waited_for(&self) -> bool {
+        self.waited_for.load(Ordering::Acquire)
+    }
+
+    /// The subscribers whose readers are waited for.
+    pub(crate) fn waited_for(&self) -> Vec<Arc<Queue<E>>> {
+        let state = self.state.lock();
+        let patient = state.list.patient();
+        self.waited_for.store(!patient.is_empty(), Ordering::Release);
+        patient
     }
 
     /// Whether nobody watches and nothing is kept.
@@ -93,12 +110,13 @@ impl<E> UserTopic<E> {
         shared: &Shared,
         after: &mut After<E>,
     ) -> usize {
-        let Draft { user, node: node_id, rev, at_unix_ms, event, bytes } = draft;
+        let Draft { user, node: node_id, rev, at_unix_ms, event, bytes, class } = draft;
         let mut guard = self.state.lock();
         let state = &mut *guard;
         state.position += 1;
         let (position, incarnation) = (state.position, state.incarnation);
-        let envelope = Envelope { position, incarnation, user, node: node_id, rev, at_unix_ms, event, bytes };
+        let envelope =
+            Envelope { position, incarnation, user, node: node_id, rev, at_unix_ms, event, bytes, class };
         let delivery = Delivery(Arc::new(envelope));
         if let Some(ring) = &mut state.ring {
             ring.push(delivery.clone(), after);
@@ -114,8 +132,7 @@ impl<E> UserTopic<E> {
             }
             None => list::deliver(&mut state.list, None, &delivery, shared, after),
         };
-        // The publisher's own pointer may be the last one.
-        after.waste.push(delivery);
+        after.own = Some(delivery);
         reached
     }
 
@@ -124,6 +141,7 @@ impl<E> UserTopic<E> {
         let mut state = self.state.lock();
         self.open_ring(&mut state, shared);
         state.list.add(queue, &shared.counters);
+        self.waited_for.fetch_or(queue.is_patient(), Ordering::Release);
         Position { incarnation: state.incarnation, position: state.position }
     }
 
@@ -132,6 +150,7 @@ impl<E> UserTopic<E> {
         let mut state = self.state.lock();
         self.open_ring(&mut state, shared);
         state.list.add(queue, &shared.counters);
+        self.waited_for.fetch_or(queue.is_patient(), Ordering::Release);
         let known = since.incarnation == state.incarnation && since.position <= state.position;
         let kept = state.ring.as_ref().filter(|_| known).and_then(|ring| ring.after(since.position));
         match kept {
@@ -206,17 +225,34 @@ impl<E> UserTopic<E> {
 
 impl<E> NodeTopic<E> {
     pub(crate) const fn new() -> Self {
-        Self { watched: AtomicBool::new(false), list: Mutex::new(List::new()) }
+        Self {
+            watched: AtomicBool::new(false),
+            waited_for: AtomicBool::new(false),
+            list: Mutex::new(List::new()),
+        }
     }
 
     pub(crate) fn is_watched(&self) -> bool {
         self.watched.load(Ordering::Acquire)
     }
 
+    pub(crate) fn is_waited_for(&self) -> bool {
+        self.waited_for.load(Ordering::Acquire)
+    }
+
+    /// The subscribers whose readers are waited for.
+    pub(crate) fn waited_for(&self) -> Vec<Arc<Queue<E>>> {
+        let list = self.list.lock();
+        let patient = list.patient();
+        self.waited_for.store(!patient.is_empty(), Ordering::Release);
+        patient
+    }
+
     /// Adds a subscriber.
     pub(crate) fn join(&self, queue: &Arc<Queue<E>>, shared: &Shared) {
         let mut list = self.list.lock();
         list.add(queue, &shared.counters);
+        self.waited_for.fetch_or(queue.is_patient(), Ordering::Release);
         self.watched.store(true, Ordering::Release);
     }
 

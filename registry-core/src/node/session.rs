@@ -2,14 +2,15 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering, fence};
 
 use arc_swap::ArcSwapOption;
 
 use super::Claim;
-use crate::clock::Clock;
+use crate::error::Fenced;
 use crate::fleet::Fleet;
 use crate::id::{Boot, BootId, SessionEpoch};
+use crate::lease::{Seat, Seats};
 use crate::outbox::Outbox;
 
 /// One attachment of a node to this hub.
@@ -24,8 +25,7 @@ pub struct Session<F: Fleet> {
     outbox: Outbox<F::Command>,
     ended: AtomicBool,
     stats: ArcSwapOption<F::Stats>,
-    seen_monotonic_ms: AtomicU64,
-    seen_unix_ms: AtomicU64,
+    seat: Seat,
 }
 
 impl<F: Fleet> Session<F> {
@@ -34,9 +34,9 @@ impl<F: Fleet> Session<F> {
         claim: &Claim,
         outbox_capacity: usize,
         stats: Option<Arc<F::Stats>>,
-        clock: &Clock,
+        seat: Seat,
+        now_unix_ms: u64,
     ) -> Self {
-        let now_unix_ms = clock.unix_ms();
         Self {
             epoch,
             boot: claim.boot,
@@ -45,8 +45,7 @@ impl<F: Fleet> Session<F> {
             outbox: Outbox::new(outbox_capacity),
             ended: AtomicBool::new(false),
             stats: ArcSwapOption::new(stats),
-            seen_monotonic_ms: AtomicU64::new(clock.monotonic_ms()),
-            seen_unix_ms: AtomicU64::new(now_unix_ms),
+            seat,
         }
     }
 
@@ -86,29 +85,55 @@ impl<F: Fleet> Session<F> {
         self.ended.load(Ordering::Acquire)
     }
 
-    pub(super) fn end(&self) {
-        self.ended.store(true, Ordering::Release);
-    }
-
-    pub(super) fn seen(&self, clock: &Clock) {
-        self.seen_unix_ms.store(clock.unix_ms(), Ordering::Relaxed);
-        self.seen_monotonic_ms.store(clock.monotonic_ms(), Ordering::Release);
-    }
-
-    pub(super) fn set_stats(&self, stats: Arc<F::Stats>) {
+    /// Takes a heartbeat that was read at `now_ms`, in [monotonic](crate::Clock::monotonic_ms) milliseconds of the
+    /// registry's own clock: whoever reads many messages at once reads the clock once.
+    ///
+    /// Lock-free, and reads no clock: one store of the time, one swap of the stats, two looks at the end. Nobody else
+    /// writes to what it writes to, so this is as fast under a million sessions as under one.
+    ///
+    /// # Errors
+    /// [`Fenced`] when the session has ended. One that ends meanwhile has either taken the stats or given this error.
+    pub fn heartbeat_at(&self, stats: Arc<F::Stats>, now_ms: u64) -> Result<(), Fenced> {
+        self.touch_at(now_ms)?;
+        // Sequentially consistent, as is the look that follows: either the end sees these stats, or this sees the end.
         self.stats.store(Some(stats));
+        if self.ended.load(Ordering::SeqCst) { Err(Fenced { epoch: self.epoch }) } else { Ok(()) }
+    }
+
+    /// Notes that something was heard of it at `now_ms`, as in [`heartbeat_at`](Session::heartbeat_at). Lock-free: a
+    /// load and a store.
+    ///
+    /// # Errors
+    /// [`Fenced`] when the session has ended.
+    pub fn touch_at(&self, now_ms: u64) -> Result<(), Fenced> {
+        if self.is_ended() {
+            return Err(Fenced { epoch: self.epoch });
+        }
+        self.seat.heard(now_ms);
+        Ok(())
+    }
+
+    /// Ends it. When it was last heard, in monotonic milliseconds.
+    pub(super) fn end(&self) -> Option<u64> {
+        self.ended.store(true, Ordering::SeqCst);
+        fence(Ordering::SeqCst);
+        let heard_ms = self.seat.heard_ms();
+        self.seat.rest();
+        heard_ms
     }
 
     pub(super) fn stats(&self) -> Option<Arc<F::Stats>> {
         self.stats.load_full()
     }
 
-    pub(super) fn seen_monotonic_ms(&self) -> u64 {
-        self.seen_monotonic_ms.load(Ordering::Acquire)
+    /// When it was last heard, in monotonic milliseconds; `None` once it ended.
+    pub(super) fn heard_ms(&self) -> Option<u64> {
+        self.seat.heard_ms()
     }
 
-    pub(super) fn seen_unix_ms(&self) -> u64 {
-        self.seen_unix_ms.load(Ordering::Relaxed)
+    /// When it was last heard, by the wall clock.
+    pub(super) fn seen_unix_ms(&self, seats: &Seats) -> Option<u64> {
+        self.heard_ms().map(|heard_ms| seats.unix_ms(heard_ms))
     }
 }
 

@@ -29,15 +29,11 @@ const CLONE_WINDOW_MS: u64 = CLONE_WINDOW.as_millis() as u64;
 #[derive(Debug)]
 pub(crate) struct Slot {
     highest: SessionEpoch,
-    holder: Option<Holder>,
+    /// Who holds it, under the highest epoch.
+    holder: Option<BootId>,
     removed: bool,
-    clones: CloneWatch,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Holder {
-    epoch: SessionEpoch,
-    boot_id: BootId,
+    /// Made at the first takeover: most nodes never see one.
+    clones: Option<Box<CloneWatch>>,
 }
 
 /// What an attachment was given.
@@ -53,7 +49,7 @@ pub(crate) struct Grant {
 impl Slot {
     /// An empty slot whose highest epoch so far is `highest`.
     pub(crate) const fn new(highest: SessionEpoch) -> Self {
-        Self { highest, holder: None, removed: false, clones: CloneWatch::new() }
+        Self { highest, holder: None, removed: false, clones: None }
     }
 
     /// Gives the slot to a new session, over whoever holds it.
@@ -67,29 +63,31 @@ impl Slot {
         }
         let next = self.highest.max(claim.last_epoch).0.checked_add(1).ok_or(implausible)?;
         let epoch = SessionEpoch(next);
-        let displaced = self.holder.replace(Holder { epoch, boot_id: claim.boot_id });
-        self.highest = epoch;
-        if let Some(old) = displaced {
-            self.clones.takeover(old.boot_id, claim.boot_id, now_ms);
+        let displaced = self.holder.replace(claim.boot_id);
+        let before = std::mem::replace(&mut self.highest, epoch);
+        if let Some(old) = displaced
+            && old != claim.boot_id
+        {
+            self.clones.get_or_insert_default().takeover(old, claim.boot_id, now_ms);
         }
-        let cloned_until_ms = self.clones.until_ms();
-        Ok(Grant { epoch, displaced: displaced.map(|old| old.epoch), cloned_until_ms })
+        let cloned_until_ms = self.clones.as_ref().map_or(0, |clones| clones.until_ms());
+        Ok(Grant { epoch, displaced: displaced.map(|_| before), cloned_until_ms })
     }
 
     /// Empties the slot if `epoch` holds it; otherwise changes nothing.
     pub(crate) fn detach(&mut self, epoch: SessionEpoch) -> bool {
-        self.holder.take_if(|holder| holder.epoch == epoch).is_some()
+        self.highest == epoch && self.holder.take().is_some()
     }
 
     /// Empties the slot for good; the session that held it.
     pub(crate) fn remove(&mut self) -> Option<SessionEpoch> {
         self.removed = true;
-        self.holder.take().map(|holder| holder.epoch)
+        self.holder.take().map(|_| self.highest)
     }
 }
 
 /// Tells an agent that restarts (a new boot id each time) from two that keep displacing each other.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct CloneWatch {
     /// Boot ids that were displaced by another one, with when, oldest first.
     displaced: VecDeque<(BootId, u64)>,
@@ -99,16 +97,9 @@ struct CloneWatch {
 }
 
 impl CloneWatch {
-    const fn new() -> Self {
-        Self { displaced: VecDeque::new(), returns: VecDeque::new(), until_ms: 0 }
-    }
-
-    /// `new` took the slot from `old`, which was still attached.
+    /// `new` took the slot from another one, `old`, which was still attached. (The same one does when it comes over a
+    /// fresh connection before the hub noticed that the old one was dead.)
     fn takeover(&mut self, old: BootId, new: BootId, now_ms: u64) {
-        if old == new {
-            // The same process over a fresh connection, before the hub noticed that the old one was dead.
-            return;
-        }
         self.displaced.retain(|(_, at)| now_ms.saturating_sub(*at) <= CLONE_WINDOW_MS);
         let returned = self.displaced.iter().any(|(boot_id, _)| *boot_id == new);
         self.displaced.retain(|(boot_id, _)| *boot_id != old);
@@ -212,6 +203,6 @@ mod tests {
                 assert_eq!(slot.attach(&claim(who, 0), u64::from(who)).unwrap().cloned_until_ms, 0);
             }
         }
-        assert!(slot.clones.displaced.len() <= MAX_DISPLACED);
+        assert!(slot.clones.unwrap().displaced.len() <= MAX_DISPLACED);
     }
 }

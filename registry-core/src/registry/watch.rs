@@ -9,9 +9,10 @@ use dashmap::mapref::entry::Entry;
 use super::Registry;
 use super::roll::UserRoll;
 use crate::bus::{
-    After, BusStats, Draft, Interest, NodeTopic, Position, Queue, Resume, SubscribeOptions, Subscription,
-    SweepReport, Swept,
+    After, BusStats, Class, Draft, Interest, NodeTopic, Position, Queue, Resume, SubscribeOptions,
+    Subscription, SweepReport, Swept,
 };
+use crate::clock::Clock;
 use crate::fleet::Fleet;
 use crate::id::{NodeId, UserId};
 use crate::node::Node;
@@ -23,21 +24,50 @@ impl<F: Fleet> Registry<F> {
     /// did until a moment ago, and may resume). It is called under the node's publish lock, so that the last event
     /// delivered for a node shows its latest state: it may read the node, and must not publish, subscribe or block.
     ///
-    /// Order: total per user, and so per node. Cost: a lock and two loads when nobody watches; otherwise two
-    /// allocations and some tens of nanoseconds a subscription, whatever the readers do.
+    /// Order: total per user, and so per node. Cost: an atomic and a few loads when nobody watches, no lock; otherwise
+    /// two allocations and some tens of nanoseconds a subscription, whatever the readers do.
     pub fn publish(&self, node: &Node<F>, make: impl FnOnce(u64) -> F::Event) -> usize {
+        if !node.is_watched() {
+            node.next_rev();
+            // Whoever came to watch meanwhile may have seen the rev before this one: then the event is theirs.
+            if !node.is_watched() {
+                return 0;
+            }
+        }
         let mut after = After::new();
+        if node.is_waited_for() {
+            self.wait_for_readers(node);
+        }
         let _order = node.publishing.lock();
         let rev = node.next_rev();
-        if !node.is_watched() {
-            return 0;
-        }
         let event = make(rev);
+        let class = match &event {
+            event if F::keep(event) => Class::Kept,
+            event if F::coalesce(event) => Class::State,
+            _ => Class::Plain,
+        };
         let bytes = F::event_bytes(&event);
         let (user, id) = (node.user().clone(), node.id().clone());
         let at_unix_ms = self.clock.unix_ms();
-        let draft = Draft { user, node: id, rev, at_unix_ms, event: Arc::new(event), bytes };
+        let draft = Draft { user, node: id, rev, at_unix_ms, event: Arc::new(event), bytes, class };
         node.user_topic.publish(node.topic.get().map(Arc::as_ref), draft, &self.bus, &mut after)
+    }
+
+    /// Blocks until the readers that want to be waited for have room, or are not waited for any longer.
+    #[cold]
+    fn wait_for_readers(&self, node: &Node<F>) {
+        let mut readers = node.user_topic.waited_for();
+        if let Some(topic) = node.topic.get() {
+            readers.extend(topic.waited_for());
+        }
+        // A thread really waits, so real time counts, whatever clock the bus was given; and from one start, so that it
+        // waits no longer for many than for the slowest.
+        let timer = Clock::system();
+        for reader in readers {
+            let mut after = After::new();
+            reader.wait_for_room(&timer, &self.bus.clock, &mut after);
+            after.settle(&self.bus.counters);
+        }
     }
 
     /// A subscription to the events from now on.
@@ -96,7 +126,7 @@ impl<F: Fleet> Registry<F> {
             // Under the lock, so that events up to this rev are all on their way, and later ones find the queue.
             let rev = {
                 let _order = node.publishing.lock();
-                node.rev()
+                node.rev_seen()
             };
             revs.insert(node.id().clone(), rev);
             shown.push(snapshot(node, rev));
@@ -153,6 +183,9 @@ impl<F: Fleet> Registry<F> {
             rings: counters.rings.load(Ordering::Relaxed),
             delivered_total: counters.delivered.load(Ordering::Relaxed),
             missed_total: counters.missed.load(Ordering::Relaxed),
+            coalesced_total: counters.coalesced.load(Ordering::Relaxed),
+            abandoned_total: counters.abandoned.load(Ordering::Relaxed),
+            closed_overflowed_total: counters.closed_overflowed.load(Ordering::Relaxed),
             closed_stagnant_total: counters.closed_stagnant.load(Ordering::Relaxed),
             pruned_total: counters.pruned.load(Ordering::Relaxed),
         }
@@ -188,6 +221,10 @@ impl<F: Fleet> Registry<F> {
             Entry::Vacant(_) => Arc::new(NodeTopic::new()),
         });
         topic.join(queue, &self.bus);
+        if let Entry::Occupied(node) = &place {
+            // What is published after this is told to the newcomer, and what was changed before can be seen by it.
+            node.get().rev_seen();
+        }
     }
 
     /// Closes the subscription again if the bus was shut down before it was on every list.

@@ -130,7 +130,8 @@ fn a_queue_is_bounded_by_bytes_as_well() {
 fn standing_still_ends_a_subscription_and_its_loss_is_exact() {
     let (registry, hand) = registry();
     let node = add(&registry, "n", "u");
-    let options = SubscribeOptions { capacity: 4, grace: Duration::from_secs(120) };
+    let options =
+        SubscribeOptions { capacity: 4, grace: Duration::from_secs(120), ..SubscribeOptions::default() };
     let mut reader = registry.subscribe(Interest::user(user("u")), options);
     (0..6).for_each(|event| _ = tell(&registry, &node, event));
     assert!(matches!(reader.try_recv(), Ok(Some(Received::Lagged { missed: 2 }))));
@@ -154,7 +155,8 @@ fn standing_still_ends_a_subscription_and_its_loss_is_exact() {
 fn a_slow_reader_is_not_a_stagnant_one() {
     let (registry, hand) = registry();
     let node = add(&registry, "n", "u");
-    let options = SubscribeOptions { capacity: 4, grace: Duration::from_secs(120) };
+    let options =
+        SubscribeOptions { capacity: 4, grace: Duration::from_secs(120), ..SubscribeOptions::default() };
     let mut reader = registry.subscribe(Interest::user(user("u")), options);
     for _ in 0..50 {
         (0..10).for_each(|event| assert_eq!(tell(&registry, &node, event), 1));
@@ -172,7 +174,8 @@ fn a_stagnant_reader_that_waits_is_woken_by_its_end() {
         let (registry, _) = registry();
         let node = add(&registry, "n", "u");
         for _ in 0..200 {
-            let options = SubscribeOptions { capacity: 1, grace: Duration::ZERO };
+            let options =
+                SubscribeOptions { capacity: 1, grace: Duration::ZERO, ..SubscribeOptions::default() };
             let mut reader = registry.subscribe(Interest::user(user("u")), options);
             thread::scope(|scope| {
                 scope.spawn(|| while tell(&registry, &node, 0) > 0 {});

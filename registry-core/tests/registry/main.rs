@@ -5,11 +5,15 @@
 mod bus;
 mod dirty;
 mod fencing;
+mod forget;
 mod lag;
 mod lease;
+mod lists;
+mod overflow;
 mod prune;
 mod reentry;
 mod resume;
+mod soak;
 mod watch;
 
 use std::sync::Arc;

@@ -48,7 +48,11 @@ fn a_thousand_leaked_readers_are_closed_when_they_have_stood_still() {
         let (registry, hand) = registry();
         let node = add(&registry, "n", "u");
         for _ in 0..1_000 {
-            let options = SubscribeOptions { capacity: 4, grace: Duration::from_secs(60) };
+            let options = SubscribeOptions {
+                capacity: 4,
+                grace: Duration::from_secs(60),
+                ..SubscribeOptions::default()
+            };
             std::mem::forget(registry.subscribe(Interest::user(user("u")), options));
         }
         let mut kept = both(&registry);

@@ -68,7 +68,11 @@ fn destructors_that_use_the_registry_do_not_deadlock() {
             let meddler = || Meddler::new(&registry, &budget);
             let node =
                 registry.register(node_id("n"), user("u"), Arc::new(meddler()), Restored::default()).unwrap();
-            let options = || SubscribeOptions { capacity: 1, grace: Duration::from_secs(1) };
+            let options = || SubscribeOptions {
+                capacity: 1,
+                grace: Duration::from_secs(1),
+                ..SubscribeOptions::default()
+            };
             let reader = registry.subscribe(Interest::user(user("u")), options());
             let leaked = registry.subscribe(Interest::node(node_id("n")), options());
             (0..4).for_each(|_| _ = registry.publish(&node, |_| meddler()));
