@@ -22,8 +22,8 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use registry_core::{
-    BusConfig, Claim, Clock, Closed, Fleet, ManualClock, Node, NodeId, Received, Registry, RegistryConfig,
-    Restored, SessionEpoch, Subscription, UserId,
+    BusConfig, Claim, Clock, Closed, Fleet, Interest, ManualClock, Node, NodeId, Received, Registry,
+    RegistryConfig, Restored, SessionEpoch, SubscribeOptions, Subscription, UserId,
 };
 
 /// Longer than anything here takes on a busy machine; reached only by a deadlock or a lost wake-up.
@@ -37,6 +37,41 @@ impl Fleet for Numbers {
     type Command = u64;
     type Meta = u64;
     type Stats = u64;
+}
+
+/// Where a reader's events wait: in the log of a user or of a node, which all who read it share, or in one of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    User,
+    Node,
+    Own,
+}
+
+const WAYS: [Way; 3] = [Way::User, Way::Node, Way::Own];
+
+impl Way {
+    /// A bus on which a reader may be this many events behind.
+    fn bus(self, events: usize) -> BusConfig {
+        let bus = BusConfig { incarnation: 100, ..BusConfig::default() };
+        match self {
+            Self::User => BusConfig { ring_events: events, ..bus },
+            Self::Node => BusConfig { queue_events: events, ..bus },
+            Self::Own => bus,
+        }
+    }
+
+    fn options(self, events: usize) -> SubscribeOptions {
+        let capacity = (self == Self::Own).then_some(events);
+        SubscribeOptions { capacity, ..SubscribeOptions::default() }
+    }
+
+    /// Node "n" of user "u".
+    fn interest(self) -> Interest {
+        match self {
+            Self::User | Self::Own => Interest::user(user("u")),
+            Self::Node => Interest::node(node_id("n")),
+        }
+    }
 }
 
 fn registry() -> (Arc<Registry<Numbers>>, ManualClock) {
@@ -74,7 +109,7 @@ fn drain(subscription: &mut Subscription<u64>) -> Vec<u64> {
     let mut events = Vec::new();
     while let Ok(Some(received)) = subscription.try_recv() {
         if let Received::Event(delivery) = received {
-            events.push(*delivery.event);
+            events.push(delivery.event);
         }
     }
     events

@@ -69,7 +69,7 @@ fn destructors_that_use_the_registry_do_not_deadlock() {
             let node =
                 registry.register(node_id("n"), user("u"), Arc::new(meddler()), Restored::default()).unwrap();
             let options = || SubscribeOptions {
-                capacity: 1,
+                capacity: Some(1),
                 grace: Duration::from_secs(1),
                 ..SubscribeOptions::default()
             };
@@ -129,7 +129,7 @@ fn wakers_that_publish_do_not_deadlock() {
         assert_eq!(echo.echoes.load(Ordering::SeqCst), 1, "one wake-up per wait");
         for expected in [1, 2] {
             match reader.poll_recv(&mut Context::from_waker(&waker)) {
-                Poll::Ready(Ok(Received::Event(event))) => assert_eq!(*event.event, expected),
+                Poll::Ready(Ok(Received::Event(event))) => assert_eq!(event.event, expected),
                 other => panic!("{other:?}"),
             }
         }

@@ -4,9 +4,12 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use proptest::prelude::*;
-use registry_core::{BusConfig, Position, Received, Resume, SubscribeOptions, Subscription};
+use registry_core::{
+    BusConfig, ManualClock, Node, Position, Received, Registry, Resume, SubscribeOptions, Subscription,
+    UserId,
+};
 
-use super::{add, drain, registry_with, tell, user};
+use super::{Numbers, add, drain, registry_with, tell, user};
 
 const LINGER: Duration = Duration::from_secs(60);
 
@@ -14,13 +17,20 @@ fn config(ring_events: usize) -> BusConfig {
     BusConfig { ring_events, ring_linger: LINGER, incarnation: 100, ..BusConfig::default() }
 }
 
+fn options(own: bool) -> SubscribeOptions {
+    SubscribeOptions { capacity: own.then_some(1_000), grace: Duration::MAX, ..SubscribeOptions::default() }
+}
+
 #[derive(Clone, Debug)]
 enum Step {
     Publish,
-    Watch,
+    Watch {
+        own: bool,
+    },
     Leave,
     /// Resume from one of the positions seen so far, moved by this much.
     Resume {
+        own: bool,
         seen: usize,
         ahead: u64,
         back: u64,
@@ -34,10 +44,11 @@ enum Step {
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
         6 => Just(Step::Publish),
-        1 => Just(Step::Watch),
+        1 => any::<bool>().prop_map(|own| Step::Watch { own }),
         1 => Just(Step::Leave),
-        4 => (any::<usize>(), 0..3_u64, 0..12_u64)
-            .prop_map(|(seen, ahead, back)| Step::Resume { seen, ahead: ahead / 2, back: back / 2 }),
+        4 => (any::<bool>(), any::<usize>(), 0..3_u64, 0..12_u64).prop_map(|(own, seen, ahead, back)| {
+            Step::Resume { own, seen, ahead: ahead / 2, back: back / 2 }
+        }),
         1 => (0..70_u64).prop_map(|seconds| Step::Wait { seconds }),
     ];
     prop::collection::vec(step, 1..80)
@@ -112,7 +123,10 @@ proptest! {
         let node = add(&registry, "n", "u");
         let ada = user("u");
         let mut model = Model::default();
-        let mut readers: Vec<(Subscription<u64>, Vec<u64>)> = Vec::new();
+        // A ring of nothing is one of one event.
+        let ring_events = ring_events.max(1);
+        // With whether they have a log of their own, and what they should get if nothing is pushed out.
+        let mut readers: Vec<(Subscription<u64>, bool, Vec<u64>)> = Vec::new();
         let mut seen = vec![Position::default(), Position { incarnation: 99, position: 0 }];
         for (number, step) in steps.into_iter().enumerate() {
             match step {
@@ -120,25 +134,25 @@ proptest! {
                     let event = number as u64;
                     prop_assert_eq!(tell(&registry, &node, event), readers.len());
                     model.publish(event, ring_events);
-                    readers.iter_mut().for_each(|(_, expected)| expected.push(event));
+                    readers.iter_mut().for_each(|(.., expected)| expected.push(event));
                 }
-                Step::Watch => {
-                    let (_, position, reader) = registry.watch(&ada, SubscribeOptions::default(), |_, _| ());
+                Step::Watch { own } => {
+                    let (_, position, reader) = registry.watch(&ada, options(own), |_, _| ());
                     model.join();
                     prop_assert_eq!(position, Position { incarnation: model.incarnation, position: model.position });
-                    readers.push((reader, Vec::new()));
+                    readers.push((reader, own, Vec::new()));
                 }
                 Step::Leave => _ = readers.pop(),
-                Step::Resume { seen: which, ahead, back } => {
+                Step::Resume { own, seen: which, ahead, back } => {
                     let mut since = seen[which % seen.len()];
                     since.position = (since.position + ahead).saturating_sub(back);
-                    let (reader, resume) = registry.resume(&ada, since, SubscribeOptions::default());
+                    let (reader, resume) = registry.resume(&ada, since, options(own));
                     model.join();
                     let (expected, events) = model.resume(since);
                     prop_assert_eq!(resume, expected);
                     let start = if matches!(resume, Resume::Gap { .. }) { registry.position(&ada) } else { since };
                     prop_assert_eq!(reader.position(), start);
-                    readers.push((reader, events));
+                    readers.push((reader, own, events));
                 }
                 Step::Wait { seconds } => {
                     registry.sweep();
@@ -154,8 +168,11 @@ proptest! {
             prop_assert_eq!(position, if model.open { expected } else { Position::default() });
             seen.push(position);
         }
-        for (mut reader, expected) in readers {
-            prop_assert_eq!(drain(&mut reader), expected);
+        for (mut reader, own, expected) in readers {
+            // One that shares the ring is as far behind as the ring is deep, at most.
+            let pushed_out = if own { 0 } else { expected.len().saturating_sub(ring_events) };
+            prop_assert_eq!(drain(&mut reader), &expected[pushed_out..]);
+            prop_assert_eq!(reader.missed_total(), pushed_out as u64);
         }
     }
 }
@@ -164,28 +181,40 @@ proptest! {
 fn a_short_cut_is_not_seen_by_the_reader() {
     let (registry, hand) = registry_with(config(100));
     let (node, ada) = (add(&registry, "n", "u"), user("u"));
-    let (_, start, mut reader) = registry.watch(&ada, SubscribeOptions::default(), |_, _| ());
+    for own in [false, true] {
+        a_short_cut(own, &registry, &hand, &node, &ada);
+    }
+}
+
+fn a_short_cut(
+    own: bool,
+    registry: &Registry<Numbers>,
+    hand: &ManualClock,
+    node: &Node<Numbers>,
+    ada: &UserId,
+) {
+    let (_, start, mut reader) = registry.watch(ada, options(own), |_, _| ());
     assert_eq!(reader.position(), start);
-    (0..3).for_each(|event| _ = tell(&registry, &node, event));
-    assert!(matches!(reader.try_recv(), Ok(Some(Received::Event(event))) if *event.event == 0));
+    (0..3).for_each(|event| _ = tell(registry, node, event));
+    assert!(matches!(reader.try_recv(), Ok(Some(Received::Event(event))) if event.event == 0));
     let cut = reader.position();
     drop(reader);
     registry.sweep();
     hand.advance(LINGER - Duration::from_secs(1));
     registry.sweep();
-    assert_eq!(tell(&registry, &node, 3), 0, "kept though nobody is there");
-    let (mut reader, resume) = registry.resume(&ada, cut, SubscribeOptions::default());
+    assert_eq!(tell(registry, node, 3), 0, "kept though nobody is there");
+    let (mut reader, resume) = registry.resume(ada, cut, options(own));
     assert_eq!(resume, Resume::Recovered { replayed: 3 });
-    tell(&registry, &node, 4);
+    tell(registry, node, 4);
     assert_eq!(drain(&mut reader), [1, 2, 3, 4]);
-    assert_eq!(reader.position(), registry.position(&ada));
+    assert_eq!(reader.position(), registry.position(ada));
 }
 
 #[test]
 fn a_lagging_reader_can_fetch_what_it_missed_from_the_ring() {
     let (registry, _) = registry_with(config(100));
     let (node, ada) = (add(&registry, "n", "u"), user("u"));
-    let options = || SubscribeOptions { capacity: 2, ..SubscribeOptions::default() };
+    let options = || SubscribeOptions { capacity: Some(2), ..SubscribeOptions::default() };
     let (_, _, mut reader) = registry.watch(&ada, options(), |_, _| ());
     (0..10).for_each(|event| _ = tell(&registry, &node, event));
     assert!(matches!(reader.try_recv(), Ok(Some(Received::Lagged { missed: 8 }))));

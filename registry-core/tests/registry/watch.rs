@@ -4,17 +4,32 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::thread;
 
-use registry_core::{NodeId, Received, Registry, SubscribeOptions, Subscription};
+use registry_core::{BusConfig, NodeId, Received, Registry, SubscribeOptions, Subscription};
 
-use super::{DEADLINE, Numbers, Over, add, in_time, registry, tell, user};
+use super::{DEADLINE, Numbers, Over, add, in_time, registry, registry_with, tell, user};
 
 const NODES: u64 = 6;
+
+/// More events than any of these tests publishes.
+const FAR_BEHIND: usize = 10_000_000;
+
+fn roomy_registry() -> Arc<Registry<Numbers>> {
+    let bus = BusConfig {
+        ring_events: FAR_BEHIND,
+        ring_bytes: usize::MAX,
+        queue_bytes: usize::MAX,
+        ..BusConfig::default()
+    };
+    registry_with(bus).0
+}
 
 /// What a reader knows of a node: its rev and its state.
 type View = HashMap<NodeId, (u64, u64)>;
 
-fn look(registry: &Registry<Numbers>) -> (View, Subscription<u64>) {
-    let options = SubscribeOptions { capacity: 1_000_000, ..SubscribeOptions::default() };
+fn look(registry: &Registry<Numbers>, own: bool) -> (View, Subscription<u64>) {
+    // Every other one reads the user's own ring.
+    let capacity = own.then_some(FAR_BEHIND);
+    let options = SubscribeOptions { capacity, ..SubscribeOptions::default() };
     let (shown, _, events) =
         registry.watch(&user("u"), options, |node, rev| (node.id().clone(), (rev, *node.meta())));
     (shown.into_iter().collect(), events)
@@ -27,7 +42,7 @@ fn follow(view: &mut View, events: &mut Subscription<u64>, until: &HashMap<NodeI
             Received::Event(delivery) => {
                 let (rev, state) = view.entry(delivery.node.clone()).or_insert((0, 0));
                 assert_eq!(delivery.rev, *rev + 1, "a hole or a double at {}", delivery.node);
-                (*rev, *state) = (delivery.rev, *delivery.event);
+                (*rev, *state) = (delivery.rev, delivery.event);
             }
             Received::Lagged { missed } => panic!("{missed} missed"),
         }
@@ -39,7 +54,7 @@ fn follow(view: &mut View, events: &mut Subscription<u64>, until: &HashMap<NodeI
 fn events_over_a_snapshot_give_the_final_state() {
     in_time(|| {
         for _ in 0..20 {
-            let (registry, _) = registry();
+            let registry = roomy_registry();
             let nodes: Vec<_> = (0..NODES).map(|i| add(&registry, &format!("n{i}"), "u")).collect();
             let over = Over::default();
             let mut views = Vec::new();
@@ -60,8 +75,8 @@ fn events_over_a_snapshot_give_the_final_state() {
                         }
                     });
                 }
-                for _ in 0..25 {
-                    views.push(look(&registry));
+                for number in 0..25 {
+                    views.push(look(&registry, number % 2 == 0));
                     thread::yield_now();
                 }
             });
@@ -84,7 +99,7 @@ fn events_over_a_snapshot_give_the_final_state() {
 fn nodes_that_come_while_a_reader_looks_are_shown_or_told() {
     in_time(|| {
         for _ in 0..100 {
-            let (registry, _) = registry();
+            let registry = roomy_registry();
             let views: Vec<_> = thread::scope(|scope| {
                 let adding = scope.spawn(|| {
                     for i in 0..50 {
@@ -92,7 +107,7 @@ fn nodes_that_come_while_a_reader_looks_are_shown_or_told() {
                         tell(&registry, &node, i);
                     }
                 });
-                let views = (0..10).map(|_| look(&registry)).collect();
+                let views = (0..10).map(|number| look(&registry, number % 2 == 0)).collect();
                 adding.join().unwrap();
                 views
             });
@@ -107,10 +122,15 @@ fn nodes_that_come_while_a_reader_looks_are_shown_or_told() {
 
 #[test]
 fn what_the_snapshot_shows_does_not_come_again_and_a_return_is_not_mistaken_for_it() {
+    for capacity in [None, Some(100)] {
+        what_the_snapshot_shows(SubscribeOptions { capacity, ..SubscribeOptions::default() });
+    }
+}
+
+fn what_the_snapshot_shows(options: SubscribeOptions) {
     let (registry, _) = registry();
     let node = add(&registry, "n", "u");
     (0..5).for_each(|event| _ = tell(&registry, &node, event));
-    let options = SubscribeOptions::default();
     // An event published from within the look, for a node that was shown already and for one that was not yet.
     let other = add(&registry, "o", "u");
     let (shown, _, mut events) = registry.watch(&user("u"), options, |shown, rev| {
