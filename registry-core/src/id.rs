@@ -1,6 +1,8 @@
 //! The names of things: nodes, users, tasks, sessions, boots, and places in a terminal log.
 
+use std::cmp::Ordering;
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -11,13 +13,17 @@ use crate::error::IdError;
 /// The longest node or user id, in bytes: long enough for a fully qualified host name or a UUID with a prefix.
 pub const MAX_ID_BYTES: usize = 253;
 
+/// The longest id, in bytes, that is kept in place: with its length it fills what a pointer to a text and a tag take.
+const MAX_SHORT_BYTES: usize = 22;
+
 macro_rules! string_id {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
         ///
-        /// 1 to [`MAX_ID_BYTES`] bytes of visible ASCII without spaces, quotes or slashes. Cloning copies a pointer.
-        #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-        pub struct $name(Arc<str>);
+        /// 1 to [`MAX_ID_BYTES`] bytes of visible ASCII without spaces, quotes or slashes. Up to 22 of them are kept in
+        /// place, more behind a pointer that clones share: cloning allocates nothing.
+        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
+        pub struct $name(Text);
 
         impl $name {
             /// Checks and takes an id.
@@ -26,25 +32,31 @@ macro_rules! string_id {
             /// [`IdError`] when the text is empty, too long, or has a character that ids may not have.
             pub fn new(text: &str) -> Result<Self, IdError> {
                 check(text)?;
-                Ok(Self(text.into()))
+                Ok(Self(Text::new(text)))
             }
 
             /// The id as text.
             #[must_use]
             pub fn as_str(&self) -> &str {
-                &self.0
+                self.0.as_str()
+            }
+
+            /// The id as bytes, which need no second look.
+            #[must_use]
+            pub fn as_bytes(&self) -> &[u8] {
+                self.0.as_bytes()
             }
         }
 
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(&self.0)
+                f.write_str(self.as_str())
             }
         }
 
         impl fmt::Debug for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(&self.0)
+                f.write_str(self.as_str())
             }
         }
 
@@ -57,7 +69,14 @@ macro_rules! string_id {
 
         impl std::borrow::Borrow<str> for $name {
             fn borrow(&self) -> &str {
-                &self.0
+                self.as_str()
+            }
+        }
+
+        // As text, because it is looked up as text.
+        impl Hash for $name {
+            fn hash<H: Hasher>(&self, state: &mut H) {
+                self.as_str().hash(state);
             }
         }
     };
@@ -70,6 +89,60 @@ string_id! {
 string_id! {
     /// The tenant that owns nodes.
     UserId
+}
+
+/// An id's characters. Most ids are short: in place they cost no allocation, and a lookup finds them where the node is.
+#[derive(Clone)]
+enum Text {
+    Short { len: u8, bytes: [u8; MAX_SHORT_BYTES] },
+    Long(Arc<str>),
+}
+
+impl Text {
+    fn new(text: &str) -> Self {
+        let mut bytes = [0; MAX_SHORT_BYTES];
+        match (bytes.get_mut(..text.len()), u8::try_from(text.len())) {
+            (Some(start), Ok(len)) => {
+                start.copy_from_slice(text.as_bytes());
+                Self::Short { len, bytes }
+            }
+            _ => Self::Long(text.into()),
+        }
+    }
+
+    fn as_bytes(&self) -> &[u8] {
+        match self {
+            Self::Short { len, bytes } => &bytes[..usize::from(*len)],
+            Self::Long(text) => text.as_bytes(),
+        }
+    }
+
+    fn as_str(&self) -> &str {
+        match self {
+            Self::Short { .. } => std::str::from_utf8(self.as_bytes()).expect("ids are ASCII"),
+            Self::Long(text) => text,
+        }
+    }
+}
+
+impl PartialEq for Text {
+    fn eq(&self, other: &Self) -> bool {
+        self.as_bytes() == other.as_bytes()
+    }
+}
+
+impl Eq for Text {}
+
+impl PartialOrd for Text {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Text {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.as_bytes().cmp(other.as_bytes())
+    }
 }
 
 fn check(text: &str) -> Result<(), IdError> {
@@ -217,6 +290,24 @@ mod tests {
         assert_eq!(NodeId::new("é"), Err(IdError::BadCharacter { at: 0 }));
         assert_eq!(NodeId::new(&"x".repeat(254)), Err(IdError::TooLong { len: 254 }));
         assert!(NodeId::new("web-1.example.org").is_ok());
+    }
+
+    #[test]
+    fn ids_of_every_length_are_what_their_text_is() {
+        use std::hash::BuildHasher as _;
+        let hasher = std::hash::RandomState::new();
+        let texts: Vec<String> = (1..=MAX_ID_BYTES).map(|len| "abc".repeat(len)[..len].to_owned()).collect();
+        for (at, text) in texts.iter().enumerate() {
+            let id = NodeId::new(text).unwrap();
+            assert_eq!((id.as_str(), id.as_bytes()), (text.as_str(), text.as_bytes()));
+            assert_eq!(hasher.hash_one(&id), hasher.hash_one(text.as_str()));
+            for (other_at, other) in texts.iter().enumerate() {
+                let other = NodeId::new(other).unwrap();
+                assert_eq!(id.cmp(&other), at.cmp(&other_at));
+                assert_eq!(id == other, at == other_at);
+            }
+        }
+        assert_eq!(size_of::<NodeId>(), 24);
     }
 
     #[test]

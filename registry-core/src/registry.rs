@@ -1,6 +1,7 @@
 //! The roll: which nodes there are, whose they are, and who is attached.
 
 mod lists;
+mod map;
 mod roll;
 mod watch;
 
@@ -11,10 +12,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use dashmap::DashMap;
-use dashmap::mapref::entry::Entry;
 use thiserror::Error;
 
 pub use self::lists::{MAX_PAGE, MAX_PAGE_SCAN, Page, PageQuery};
+use self::map::{Entry, NodeMap};
 use self::roll::UserRoll;
 use crate::bus::{BusConfig, NodeTopic, Shared};
 use crate::clock::Clock;
@@ -67,7 +68,7 @@ impl Default for RegistryConfig {
 pub struct Registry<F: Fleet> {
     // Locks are taken in this order: nodes, users, node_topics, then what is inside of their values. Ids are chosen by
     // strangers, so the maps hash with the standard keyed hasher; handles keep it off the hot paths.
-    nodes: DashMap<NodeId, Arc<Node<F>>, RandomState>,
+    nodes: NodeMap<F>,
     users: DashMap<UserId, Arc<UserRoll<F>>, RandomState>,
     /// The topics of nodes that somebody watches, on the roll or not.
     node_topics: DashMap<NodeId, Arc<NodeTopic<F::Event>>, RandomState>,
@@ -105,7 +106,7 @@ impl<F: Fleet> Registry<F> {
         let fewer = (shards / 4).max(2);
         let hasher = RandomState::new();
         Self {
-            nodes: DashMap::with_hasher_and_shard_amount(hasher.clone(), shards),
+            nodes: NodeMap::new(shards, hasher.clone()),
             users: DashMap::with_hasher_and_shard_amount(hasher.clone(), fewer),
             node_topics: DashMap::with_hasher_and_shard_amount(hasher, fewer),
             bus: Shared::new(config.bus, clock.clone()),
@@ -132,16 +133,16 @@ impl<F: Fleet> Registry<F> {
             Entry::Occupied(found) if *found.get().user() == user => Ok(Arc::clone(found.get())),
             Entry::Occupied(_) => Err(RegisterError::OtherUser),
             Entry::Vacant(place) => {
-                let roll = self.users.entry(user.clone()).or_insert_with(UserRoll::new);
+                let roll = self.users.entry(user.clone()).or_insert_with(|| UserRoll::new(&self.bus));
                 let node = Arc::new(Node::new(Seed {
-                    id: place.key().clone(),
+                    id: place.id().clone(),
                     user,
                     meta,
                     restored,
                     seats: Arc::clone(&self.seats),
                     rev: self.rev_floor.load(Ordering::Acquire),
                     user_topic: Arc::clone(roll.topic()),
-                    topic: self.node_topics.get(place.key()).map(|topic| Arc::clone(topic.value())),
+                    topic: self.node_topics.get(place.id()).map(|topic| Arc::clone(topic.value())),
                 }));
                 roll.insert(Arc::clone(&node));
                 place.insert(Arc::clone(&node));
@@ -153,7 +154,7 @@ impl<F: Fleet> Registry<F> {
     /// The node with this id. One map lookup: hold the handle where the node is met often.
     #[must_use]
     pub fn get(&self, id: &str) -> Option<Arc<Node<F>>> {
-        self.nodes.get(id).map(|node| Arc::clone(node.value()))
+        self.nodes.get(id)
     }
 
     /// Takes a node off the roll: its session is ended as [`Revoked`](crate::CloseReason::Revoked), and handles on it
@@ -189,7 +190,7 @@ impl<F: Fleet> Registry<F> {
     }
 
     fn take_off(&self, id: &str, condition: impl Fn(&Arc<Node<F>>) -> bool) -> Option<Arc<Node<F>>> {
-        let (_, node) = self.nodes.remove_if(id, |_, node| {
+        let node = self.nodes.remove_if(id, |node| {
             if !condition(node) {
                 return false;
             }

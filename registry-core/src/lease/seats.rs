@@ -54,7 +54,7 @@ struct Places {
 struct Block {
     number: usize,
     /// When the seat's session was last heard, in monotonic milliseconds.
-    heard_ms: Box<[AtomicU64]>,
+    heard_ms: [AtomicU64; BLOCK_SEATS],
 }
 
 /// One session's place in the table; free again when it is dropped.
@@ -153,7 +153,7 @@ impl Table {
 
     fn add_block(&mut self) -> usize {
         let number = self.unused.pop_first().unwrap_or(self.blocks.len());
-        let heard_ms = (0..BLOCK_SEATS).map(|_| AtomicU64::new(NEVER_OVER)).collect();
+        let heard_ms = [const { AtomicU64::new(NEVER_OVER) }; BLOCK_SEATS];
         let places = Places {
             block: Arc::new(Block { number, heard_ms }),
             owners: (0..BLOCK_SEATS).map(|_| None).collect(),

@@ -17,15 +17,17 @@ use crate::outbox::Outbox;
 ///
 /// What a session hears is kept in the session, not in the node: a stale session that still runs can only ever write
 /// into itself, so its successor is safe without a lock on the heartbeat's way.
+// In this order, because what a heartbeat touches then lies side by side.
+#[repr(C)]
 pub struct Session<F: Fleet> {
     epoch: SessionEpoch,
+    seat: Seat,
+    stats: ArcSwapOption<F::Stats>,
+    ended: AtomicBool,
     boot: Boot,
     boot_id: BootId,
     attached_at_unix_ms: u64,
     outbox: Outbox<F::Command>,
-    ended: AtomicBool,
-    stats: ArcSwapOption<F::Stats>,
-    seat: Seat,
 }
 
 impl<F: Fleet> Session<F> {

@@ -57,13 +57,9 @@ impl<F: Fleet> Registry<F> {
         let mut nodes = Vec::with_capacity(expected + expected / 16 + BATCH);
         if self.users.len().saturating_mul(LONG_ROLL) <= expected {
             let rolls: Vec<_> = self.users.iter().map(|roll| Arc::clone(roll.value())).collect();
-            rolls.iter().for_each(|roll| whole(roll, &mut nodes));
+            rolls.iter().for_each(|roll| roll.copy_into(&mut nodes));
         } else {
-            // Nothing is removed: this is the map's only walk that locks a shard once, and not again for every entry.
-            self.nodes.retain(|_, node| {
-                nodes.push(Arc::clone(node));
-                true
-            });
+            self.nodes.copy_into(&mut nodes);
         }
         nodes
     }
@@ -76,7 +72,7 @@ impl<F: Fleet> Registry<F> {
         let mut nodes = Vec::new();
         if let Some(roll) = roll {
             nodes.reserve(roll.len() + BATCH);
-            whole(&roll, &mut nodes);
+            roll.copy_into(&mut nodes);
         }
         nodes
     }
@@ -131,14 +127,6 @@ impl PageQuery<'_> {
         let Some(selector) = self.selector.filter(|selector| !selector.selects_all()) else { return true };
         let meta = node.meta();
         selector.matches_by(|key| F::label(&meta, key))
-    }
-}
-
-/// Copies a whole roll, batch by batch.
-fn whole<F: Fleet>(roll: &UserRoll<F>, into: &mut Vec<Arc<Node<F>>>) {
-    let mut after: Option<NodeId> = None;
-    while roll.after(after.as_ref(), BATCH, into) == BATCH {
-        after = into.last().map(|node| node.id().clone());
     }
 }
 

@@ -10,7 +10,7 @@ pub use std::*;
 
 pub use shuttle::{hint, thread};
 
-pub use self::locks::{Condvar, Mutex, MutexGuard, RwLock, WaitTimeoutResult};
+pub use self::locks::{Condvar, Mutex, MutexGuard, RwLock, RwLockWriteGuard, WaitTimeoutResult};
 
 /// `std::sync` with shuttle's atomics.
 pub mod sync {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use shuttle::sync as over;
-pub use shuttle::sync::MutexGuard;
+pub use shuttle::sync::{MutexGuard, RwLockWriteGuard};
 use std::sync::PoisonError;
 
 /// `parking_lot::Mutex`.

@@ -1,0 +1,167 @@
+//! The map of nodes: tables of handles, a lock each, keyed by the nodes' own ids.
+//!
+//! A general concurrent map keeps a copy of each key, a lookup's additional miss of the cache and forty bytes a node, and
+//! has no walk that locks a part of it once. What is left after leaving both out is this little.
+
+use std::collections::hash_map::RandomState;
+use std::hash::{BuildHasher, Hasher};
+use std::hint::black_box;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use crossbeam_utils::CachePadded;
+use hashbrown::HashTable;
+use parking_lot::{RwLock, RwLockWriteGuard};
+
+use crate::fleet::Fleet;
+use crate::id::NodeId;
+use crate::node::Node;
+
+/// How many of a hash's highest bits tell entries of one table apart, and so cannot tell shards apart.
+const TAG_BITS: u32 = 7;
+
+/// Nodes by id. Nothing is dropped under a shard's lock, and only [`Entry`] holds one beyond a call.
+pub(super) struct NodeMap<F: Fleet> {
+    shards: Box<[CachePadded<Shard<F>>]>,
+    hasher: RandomState,
+    len: AtomicUsize,
+}
+
+type Shard<F> = RwLock<HashTable<Place<F>>>;
+
+/// A node and its id's hash: a table grows without a look at its nodes, in some microseconds and not in a hundred.
+struct Place<F: Fleet> {
+    hash: u64,
+    node: Arc<Node<F>>,
+}
+
+/// The place of an id, locked.
+pub(super) enum Entry<'m, F: Fleet> {
+    /// The node is here.
+    Occupied(Occupied<'m, F>),
+    /// No node has the id.
+    Vacant(Vacant<'m, F>),
+}
+
+/// The place of a node that is here.
+pub(super) struct Occupied<'m, F: Fleet> {
+    table: RwLockWriteGuard<'m, HashTable<Place<F>>>,
+    at: usize,
+}
+
+/// The place of a node that is not here.
+pub(super) struct Vacant<'m, F: Fleet> {
+    table: RwLockWriteGuard<'m, HashTable<Place<F>>>,
+    len: &'m AtomicUsize,
+    hash: u64,
+    id: NodeId,
+}
+
+impl<F: Fleet> NodeMap<F> {
+    /// An empty map; `shards` is a power of two.
+    pub(super) fn new(shards: usize, hasher: RandomState) -> Self {
+        debug_assert!(shards.is_power_of_two());
+        let shards = (0..shards).map(|_| CachePadded::new(RwLock::new(HashTable::new()))).collect();
+        Self { shards, hasher, len: AtomicUsize::new(0) }
+    }
+
+    pub(super) fn get(&self, id: &str) -> Option<Arc<Node<F>>> {
+        let hash = self.hash(id.as_bytes());
+        let table = self.shard(hash).read();
+        table.find(hash, is(hash, id.as_bytes())).map(|place| Arc::clone(&place.node))
+    }
+
+    /// Locks the place of an id. No other id's may be asked for meanwhile.
+    pub(super) fn entry(&self, id: NodeId) -> Entry<'_, F> {
+        let hash = self.hash(id.as_bytes());
+        let table = self.shard(hash).write();
+        match table.find_bucket_index(hash, is(hash, id.as_bytes())) {
+            Some(at) => Entry::Occupied(Occupied { table, at }),
+            None => Entry::Vacant(Vacant { table, len: &self.len, hash, id }),
+        }
+    }
+
+    /// Takes a node out if the condition, asked under the lock, agrees.
+    pub(super) fn remove_if(
+        &self,
+        id: &str,
+        condition: impl FnOnce(&Arc<Node<F>>) -> bool,
+    ) -> Option<Arc<Node<F>>> {
+        let hash = self.hash(id.as_bytes());
+        let mut table = self.shard(hash).write();
+        let found = table.find_entry(hash, is(hash, id.as_bytes())).ok()?;
+        if !condition(&found.get().node) {
+            return None;
+        }
+        self.len.fetch_sub(1, Ordering::Relaxed);
+        Some(found.remove().0.node)
+    }
+
+    /// Copies all handles, shard by shard, in no order.
+    pub(super) fn copy_into(&self, nodes: &mut Vec<Arc<Node<F>>>) {
+        for shard in &self.shards {
+            // Room is made before the lock, for what may come until then, too.
+            let expected = shard.read().len();
+            nodes.reserve(expected + expected / 8);
+            let table = shard.read();
+            // A look at each node first: the processor fetches many at once, but counts references one by one.
+            let look = |sum: usize, place: &Place<F>| sum.wrapping_add(Arc::strong_count(&place.node));
+            black_box(table.iter().fold(0, look));
+            nodes.extend(table.iter().map(|place| Arc::clone(&place.node)));
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.len.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// For how many nodes there is room.
+    pub(super) fn capacity(&self) -> usize {
+        self.shards.iter().map(|shard| shard.read().capacity()).sum()
+    }
+
+    pub(super) fn shrink_to_fit(&self) {
+        self.shards.iter().for_each(|shard| shard.write().shrink_to_fit(|place| place.hash));
+    }
+
+    fn hash(&self, id: &[u8]) -> u64 {
+        let mut hasher = self.hasher.build_hasher();
+        hasher.write(id);
+        hasher.finish()
+    }
+
+    fn shard(&self, hash: u64) -> &Shard<F> {
+        let bits = self.shards.len().trailing_zeros();
+        // One shard is none of these bits.
+        let at = (hash << TAG_BITS).checked_shr(u64::BITS - bits).unwrap_or(0);
+        &self.shards[at as usize]
+    }
+}
+
+impl<F: Fleet> Occupied<'_, F> {
+    pub(super) fn get(&self) -> &Arc<Node<F>> {
+        let place = self.table.get_bucket(self.at).expect("it was found under this lock");
+        &place.node
+    }
+}
+
+impl<F: Fleet> Vacant<'_, F> {
+    pub(super) const fn id(&self) -> &NodeId {
+        &self.id
+    }
+
+    /// Puts a node with this id here.
+    pub(super) fn insert(mut self, node: Arc<Node<F>>) {
+        debug_assert!(*node.id() == self.id, "a node is kept under its own id");
+        self.table.insert_unique(self.hash, Place { hash: self.hash, node }, |place| place.hash);
+        self.len.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+fn is<F: Fleet>(hash: u64, id: &[u8]) -> impl Fn(&Place<F>) -> bool {
+    move |place| place.hash == hash && place.node.id().as_bytes() == id
+}
