@@ -170,7 +170,7 @@ impl Mesh {
         if position != Position::default() {
             return position;
         }
-        let options = SubscribeOptions { capacity: 1, ..SubscribeOptions::default() };
+        let options = SubscribeOptions { capacity: Some(1), ..SubscribeOptions::default() };
         self.0.registry.subscribe(Interest::user(user.clone()), options).position()
     }
 

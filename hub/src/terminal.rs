@@ -24,8 +24,6 @@ use crate::mesh::Mesh;
 use crate::store::Store;
 use crate::tasks::book::Book;
 
-/// Batches of frames that one follower may be behind the bus before it goes back to the log.
-const QUEUE_EVENTS: usize = 32;
 /// A follower that lags goes back to the log, so its queue being full for long means nothing: ten years.
 const NEVER: std::time::Duration = std::time::Duration::from_secs(10 * 365 * 24 * 3600);
 
@@ -136,7 +134,7 @@ impl Terminal {
             .with("field", "task"));
         }
         let interest = Interest { users: Vec::new(), nodes: vec![node.id().clone()] };
-        let options = SubscribeOptions { capacity: QUEUE_EVENTS, grace: NEVER, ..SubscribeOptions::default() };
+        let options = SubscribeOptions { grace: NEVER, ..SubscribeOptions::default() };
         let subscription = request.follow.then(|| self.mesh.registry().subscribe(interest, options));
         let store = Arc::clone(self.ingest.log());
         let since = match request.since {

@@ -7,16 +7,15 @@ use std::time::Duration;
 
 use futures_util::Stream;
 use futures_util::stream::{StreamExt as _, unfold};
-use registry_core::{Closed, Interest, NodeId, Position, Received, Resume, SubscribeOptions, Subscription};
+use registry_core::{
+    Closed, Delivery, Interest, NodeId, Position, Received, Resume, SubscribeOptions, Subscription,
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::auth::{Action, Auth, Principal};
 use crate::error::HubError;
 use crate::fleet::{Event, Registry, Told};
 use crate::mesh::Mesh;
-
-/// Events that one reader may be behind. Beyond it the oldest are dropped and the reader is told.
-const QUEUE_EVENTS: usize = 1024;
 
 /// What to watch.
 #[derive(Clone, Debug, Default)]
@@ -32,17 +31,8 @@ pub struct WatchRequest {
 /// What a watcher is told.
 #[derive(Clone, Debug)]
 pub enum WatchItem {
-    /// Something happened.
-    Event {
-        /// Where it stands.
-        position: Position,
-        /// To which node.
-        node: NodeId,
-        /// When it happened, in milliseconds since the Unix epoch.
-        at_unix_ms: u64,
-        /// What.
-        event: Arc<Told>,
-    },
+    /// Something happened: where it stands, to which node, when, and what.
+    Event(Delivery<Told>),
     /// Events were missed here: take the list of nodes anew, and read terminals from their cursors.
     Gap {
         /// How many; `None`: not known.
@@ -94,11 +84,7 @@ impl Watch {
             .iter()
             .map(|node| self.mesh.resolve(principal, node).map(|node| node.id().clone()))
             .collect::<Result<_, _>>()?;
-        let options = SubscribeOptions {
-            capacity: QUEUE_EVENTS,
-            grace: self.grace,
-            ..SubscribeOptions::default()
-        };
+        let options = SubscribeOptions { grace: self.grace, ..SubscribeOptions::default() };
         let user = &principal.user;
         let (subscription, resume) = match request.since {
             Some(since) => self.registry.resume(user, since, options),
@@ -152,13 +138,11 @@ impl Reader {
             let item = match self.subscription.recv().await {
                 Ok(Received::Event(delivery)) => {
                     self.replay = self.replay.saturating_sub(1);
-                    let position = delivery.resume_position();
-                    self.position = position;
+                    self.position = delivery.resume_position();
                     if !self.wants(&delivery.node, &delivery.event) {
                         continue;
                     }
-                    let (at_unix_ms, node) = (delivery.at_unix_ms, delivery.node.clone());
-                    WatchItem::Event { position, node, at_unix_ms, event: Arc::clone(&delivery.event) }
+                    WatchItem::Event(delivery)
                 }
                 Ok(Received::Lagged { missed }) => {
                     self.replay = self.replay.saturating_sub(missed);

@@ -50,7 +50,7 @@
 //! session.outbox().try_push("uptime".to_owned())?;
 //!
 //! match events.recv_timeout(Duration::from_secs(1))? {
-//!     Some(Received::Event(event)) => assert_eq!(*event.event, "load 42"),
+//!     Some(Received::Event(event)) => assert_eq!(event.event, "load 42"),
 //!     other => panic!("expected the heartbeat, got {other:?}"),
 //! }
 //!
@@ -64,6 +64,59 @@
 //! # }
 //! ```
 //!
+//! # How it is built
+//!
+//! - **The roll** ([`Registry`]): a sharded map from ids to [`Node`]s, and for each user an ordered list of its nodes.
+//!   Ids are chosen by strangers, so the map hashes with a keyed hasher; whoever meets a node often holds its handle and
+//!   never asks the map. No guard of a map leaves the crate.
+//! - **The node** ([`Node`]): its hot state in atomics and swapped pointers, and the slot of the [`Session`] that holds
+//!   it. A session's number, the [`SessionEpoch`], fences off every earlier one.
+//! - **The leases** ([`lease`]): when each session was last heard stands in a dense table of times, which heartbeats write
+//!   and one pass over eight bytes a session reads.
+//! - **The bus** ([`bus`]): a user's events stand once, in one log behind one lock. Readers have a cursor in it, so an
+//!   event costs no more for a thousand of them than to wake those who wait.
+//! - **The outbox** ([`Outbox`]): commands for one session, bounded, ended with a [`CloseReason`].
+//! - **The dirty set** ([`Registry::mark_dirty`]): nodes to be written to a store, each at most once, latest state.
+//! - **Frames and views** ([`terminal`], [`ansi`]): what terminals said, packed, bounded, and stripped.
+//!
+//! # From threads, and from async code
+//!
+//! Nothing here knows a runtime. A [`Subscription`] is read with [`try_recv`](Subscription::try_recv), by a thread with
+//! [`recv_timeout`](Subscription::recv_timeout), or awaited on any executor with [`recv`](Subscription::recv); an
+//! [`Outbox`] likewise. All types are `Send` and `Sync`, and every method of the registry takes `&self`.
+//!
+//! ```
+//! # use std::sync::Arc;
+//! # use std::time::Duration;
+//! # use registry_core::*;
+//! # struct Office;
+//! # impl Fleet for Office { type Event = u64; type Command = (); type Meta = (); type Stats = (); }
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let registry = Arc::new(Registry::<Office>::new(RegistryConfig::default(), Clock::system()));
+//! let ada = UserId::new("ada")?;
+//! let node = registry.register(NodeId::new("web-1")?, ada.clone(), Arc::new(()), Restored::default())?;
+//! let mut events = registry.subscribe(Interest::user(ada), SubscribeOptions::default());
+//! let reader = std::thread::spawn(move || {
+//!     let mut sum = 0;
+//!     loop {
+//!         match events.recv_timeout(Duration::from_secs(5)) {
+//!             Ok(Some(Received::Event(event))) => sum += event.event,
+//!             Ok(Some(Received::Lagged { missed })) => panic!("{missed} events were missed here"),
+//!             Ok(None) => panic!("nothing came"),
+//!             Err(Closed::Shutdown) => return sum,
+//!             Err(closed) => panic!("{closed}"),
+//!         }
+//!     }
+//! });
+//! for number in 1..=4 {
+//!     assert_eq!(registry.publish(&node, |_rev| number), 1);
+//! }
+//! registry.shut_down();
+//! assert_eq!(reader.join().unwrap(), 10);
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! # What always holds
 //!
 //! - **Fencing.** A node's epochs only grow. What a session hears is kept in the session, so a stale one cannot write
@@ -72,42 +125,52 @@
 //!   shows its latest state.
 //! - **Once.** A subscriber of a node and of its user gets an event once. After [`Registry::watch`] an event comes
 //!   exactly if the snapshot does not show it.
-//! - **Loss is told.** A reader is told how many events it missed, where it missed them:
-//!   events handed out + [`Received::Lagged`] + [`Subscription::coalesced_total`] + what [`Closed`] names = events
-//!   published. States that gave way to a later state of their node are no loss, and are counted apart.
-//! - **Readers are no burden.** No publisher ever waits for one that did not ask for it ([`OverflowPolicy::Wait`]). A dropped one is gone at the next publish or sweep, one
-//!   that stands still is closed after its grace, and topics that nobody watches keep nothing.
-//! - **Bounded.** Queues, rings and outboxes have a capacity; the dirty set has one place per node. Nodes stay on the roll
-//!   until they are removed: whoever registers all comers calls [`Registry::forget_offline`] now and then.
+//! - **Loss is told.** A reader is told how many events it missed, where it missed them: events handed out +
+//!   [`Received::Lagged`] + [`Subscription::coalesced_total`] + what [`Closed`] names = events published. States that
+//!   gave way to a later state of their node are no loss, and are counted apart.
+//! - **What ends goes last.** Of what a reader that lags has not read, events of [`Fleet::keep`] wait on when others are
+//!   pushed out, and so does the latest of each node's [`Fleet::coalesce`] events.
+//! - **Readers are no burden.** No publisher ever waits for one that did not ask for it ([`OverflowPolicy::Wait`]). A
+//!   dropped one is gone at once, or at the next publish or sweep where a topic holds it weakly; one that stands still
+//!   is closed after its grace; and topics that nobody watches keep nothing.
+//! - **Bounded.** Memory is a function of the nodes on the roll, the live subscriptions and stated bounds: of logs
+//!   ([`BusConfig`]), outboxes, pages. The dirty set has one place a node. Nodes stay on the roll until they are removed:
+//!   whoever registers all comers calls [`Registry::forget_offline`] now and then.
 //! - **No code of others under a lock**, except what [`Registry::publish`] calls to build an event, and says so: payloads
 //!   are dropped and wakers woken after the locks are released, so a destructor may publish again.
-//! - **Two times.** The monotonic clock decides (leases, grace, linger); the wall clock is only shown.
+//! - **Two times.** The monotonic clock decides (leases, grace, linger); the wall clock is only shown. Whoever sweeps late
+//!   gives every node as much more grace.
 //!
 //! # What it costs
 //!
-//! n: nodes, u: users, k: nodes of one user, s: subscriptions reached, t: watched topics.
+//! n: nodes, u: users, k: nodes of one user, w: readers that wait, f: subscriptions with a log of their own, t: watched
+//! topics. *Allocates* is what it does each time; tables grow now and then besides.
 //!
-//! | operation | work | locks |
-//! | --- | --- | --- |
-//! | [`Session::heartbeat_at`], [`Session::touch_at`], [`Node::heartbeat`], [`Node::touch`] | O(1) | none |
-//! | [`Node`]'s readers (`meta`, `stats`, `is_online`, ...) | O(1) | none |
-//! | [`Registry::get`] | O(1), one keyed hash | a shard, to read |
-//! | [`Registry::register`], [`Registry::remove`] | O(log k) | a shard of nodes and one of users |
-//! | [`Registry::nodes`] | O(n) | shard by shard |
-//! | [`Registry::nodes_of`] | O(k) | the user's roll, to read, in batches |
-//! | [`Registry::forget_offline`] | O(n), and O(log k) for each forgotten | as `nodes` and `remove` |
-//! | [`Registry::page`] | O(nodes looked at), and O(u) a batch for all users' nodes | the users' rolls, to read, in batches |
-//! | [`Node::attach`], [`Node::detach`] | O(1) | the node's slot, the table of sessions |
-//! | [`Registry::publish`], nobody watches | O(1), one atomic addition, no event built | none |
-//! | [`Registry::publish`] | O(s), one envelope shared by all | that, the user's topic, each queue for a push |
-//! | [`Subscription::try_recv`] | O(1) | the queue |
-//! | [`Subscription::try_recv_many`] | O(events), moved and not copied | the queue, once while the reader keeps up |
-//! | [`Registry::watch`] | O(k) and k calls of the snapshot | each node's publish lock for a load |
-//! | [`Registry::resume`] | O(events replayed), a pointer each | the user's topic |
-//! | [`Outbox::try_push`], [`Outbox::next`] | O(1) | the outbox |
-//! | [`Registry::mark_dirty`] | O(1); a swap when marked already | the set, when new |
-//! | [`Registry::expire`] | O(sessions), 8 bytes each | the table of sessions, for a list of its blocks |
-//! | [`Registry::sweep`], [`Registry::bus_stats`] | O(u + t) and all entries for the sweep | topic by topic |
+//! | operation | work | locks | allocates |
+//! | --- | --- | --- | --- |
+//! | [`Session::touch_at`], [`Node::touch`] | O(1) | none: lock-free | no |
+//! | [`Session::heartbeat_at`], [`Node::heartbeat`] | O(1) | none: lock-free | no |
+//! | [`Node`]'s readers (`meta`, `stats`, `is_online`, ...) | O(1) | none: lock-free | no |
+//! | [`Registry::publish`], nobody watches | O(1), one atomic addition, no event built | none: lock-free | no |
+//! | [`Registry::get`] | O(1), one keyed hash | a shard, to read | no |
+//! | [`Registry::register`] of a new node | O(log k) | a shard of nodes, the user's roll | the node |
+//! | [`Registry::remove`] | O(log k) | a shard of nodes, the user's roll | no |
+//! | [`Registry::nodes`], [`Registry::nodes_of`] | O(n), O(k), a pointer each | shard by shard, or batch by batch | the list |
+//! | [`Registry::page`] | O(nodes looked at), and O(u) a batch for all users' nodes | the users' rolls, to read, in batches | the page |
+//! | [`Registry::forget_offline`] | O(n), and O(log k) for each forgotten | as `nodes` and `remove` | the list |
+//! | [`Node::attach`], [`Node::detach`] | O(1) | the node's slot, the table of sessions | the session |
+//! | [`Registry::publish`] to one topic | O(w) to wake them, whoever else reads | the node's publish lock, the log | the event |
+//! | [`Registry::publish`] to others besides | and O(f) | and theirs, one by one | the event |
+//! | [`Subscription::try_recv`], [`Subscription::recv`] | O(1), one look for up to 64 events | the log, for that look | no |
+//! | [`Subscription`]'s read after a lag | O(all that waits) | the log, for a pointer each | the list |
+//! | [`Registry::subscribe`] | O(1), O(f) with a log of its own | the topics | the place, the log |
+//! | [`Registry::watch`] | O(k) and k calls of the snapshot | each node's publish lock for a load | the snapshot |
+//! | [`Registry::resume`] | O(1); with a log of its own O(events replayed) | the user's log | no |
+//! | [`Outbox::try_push`], [`Outbox::next`] | O(1) | the outbox | no |
+//! | [`Registry::mark_dirty`] | O(1); a swap when marked already | the set, when new | no |
+//! | [`Registry::expire`] | O(sessions), 8 bytes each | the table of sessions, for a list of its blocks | that list |
+//! | [`Registry::sweep`] | O(u + t + subscriptions) | topic by topic | the list of topics |
+//! | [`Registry::bus_stats`] | O(u + t) | topic by topic | the list of topics |
 
 pub mod ansi;
 pub mod bus;

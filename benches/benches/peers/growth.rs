@@ -12,7 +12,7 @@ use registry_core::{Interest, SubscribeOptions};
 use super::contest::nanos_each;
 use super::fleet::{STRIDE, attach, fleet, id, stats};
 use super::plot::{Series, draw};
-use super::readers::{CAPACITY, Carrier, Crowd, one_node};
+use super::readers::{Carrier, Crowd, one_node};
 
 const NODES: [usize; 4] = [1_000, 10_000, 100_000, 1_000_000];
 const SUBSCRIBERS: [usize; 5] = [1, 10, 100, 1_000, 10_000];
@@ -78,7 +78,7 @@ fn by_nodes() -> Vec<Series> {
         let register = nanos_each(size as u64, || handles = Some(fleet(size)));
         let (registry, nodes) = handles.expect("it was filled");
         let ids: Vec<String> = (0..size).map(id).collect();
-        let epochs: Vec<_> = nodes.iter().enumerate().map(|(of, node)| attach(node, of)).collect();
+        let sessions: Vec<_> = nodes.iter().enumerate().map(|(of, node)| attach(node, of)).collect();
         let stats = stats(0);
         let turn = |act: &dyn Fn(usize)| {
             nanos_each(TURN as u64, || {
@@ -90,7 +90,8 @@ fn by_nodes() -> Vec<Series> {
             })
         };
         let get = turn(&|at| drop(black_box(registry.get(&ids[at]))));
-        let heartbeat = turn(&|at| nodes[at].heartbeat(epochs[at], Arc::clone(&stats)).unwrap());
+        let touch = turn(&|at| sessions[at].touch_at(0).unwrap());
+        let heartbeat = turn(&|at| sessions[at].heartbeat_at(Arc::clone(&stats), 0).unwrap());
         let publish = turn(&|at| _ = registry.publish(&nodes[at], |_| 0));
         let mark = turn(&|at| registry.mark_dirty(&nodes[at]));
         drop(registry.take_dirty());
@@ -99,7 +100,8 @@ fn by_nodes() -> Vec<Series> {
         vec![
             ("register", register),
             ("get by id", get),
-            ("heartbeat by handle", heartbeat),
+            ("time of last hearing, by handle", touch),
+            ("heartbeat with stats, by handle", heartbeat),
             ("publish, nobody watching", publish),
             ("dirty mark", mark),
             ("list, per node", list),
@@ -140,7 +142,7 @@ fn by_subscribers() -> Vec<Series> {
 fn one_interested(size: usize) -> f64 {
     const TURN: u64 = 50_000;
     let (registry, nodes) = fleet(size);
-    let options = || SubscribeOptions { capacity: CAPACITY, ..SubscribeOptions::default() };
+    let options = SubscribeOptions::default;
     let mut readers: Vec<_> =
         nodes.iter().map(|node| registry.subscribe(Interest::node(node.id().clone()), options())).collect();
     nanos_each(TURN, || {

@@ -80,7 +80,7 @@ impl Crowd {
 pub(crate) fn one_node() -> (Registry<Bench>, Arc<Node<Bench>>, SubscribeOptions) {
     let registry = empty();
     let node = register(&registry, 0);
-    (registry, node, SubscribeOptions { capacity: CAPACITY, ..SubscribeOptions::default() })
+    (registry, node, SubscribeOptions::default())
 }
 
 fn start(

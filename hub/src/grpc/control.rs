@@ -328,17 +328,17 @@ fn watched(item: WatchItem) -> Result<v1::WatchEventsResponse, Status> {
         ..Default::default()
     };
     Ok(match item {
-        WatchItem::Event { position, node, at_unix_ms, event } => v1::WatchEventsResponse {
-            position: position.to_string(),
-            at_unix_ms,
-            event: Some(match &**event {
+        WatchItem::Event(delivery) => v1::WatchEventsResponse {
+            position: delivery.resume_position().to_string(),
+            at_unix_ms: delivery.at_unix_ms,
+            event: Some(match &*delivery.event {
                 Event::Node(view) => Wire::NodeChanged(node_to_proto(view)),
-                Event::Deleted => Wire::NodeDeleted(node.to_string()),
+                Event::Deleted => Wire::NodeDeleted(delivery.node.to_string()),
                 Event::Stats(stats) => Wire::Stats(stats_to_proto(stats)),
                 Event::Task(task) => Wire::TaskChanged(task_to_proto(task)),
                 Event::Output(seen) => Wire::Output(seen_to_proto(seen)),
             }),
-            node_id: node.to_string(),
+            node_id: delivery.node.to_string(),
         },
         WatchItem::Gap { missed, reason, position } => {
             alone(position, Wire::Gap(v1::EventGap { missed, reason: reason.to_owned() }))

@@ -109,15 +109,16 @@ pub(super) fn sse(name: &str, id: Option<String>, data: &impl serde::Serialize) 
 /// One item as it is sent. Of an event there is one copy, whoever reads it.
 fn text(item: &WatchItem) -> Bytes {
     match item {
-        WatchItem::Event { position, node, at_unix_ms, event } => event.text(|event| {
+        WatchItem::Event(delivery) => delivery.event.text(|event| {
             let (name, key, value) = body(event);
+            let position = delivery.resume_position();
             let mut data = json!({
                 "position": position.to_string(),
-                "node_id": node.as_str(),
-                "at_unix_ms": at_unix_ms,
+                "node_id": delivery.node.as_str(),
+                "at_unix_ms": delivery.at_unix_ms,
             });
             data[key] = value;
-            written(name, Some(*position), &data)
+            written(name, Some(position), &data)
         }),
         WatchItem::Gap { missed, reason, position } => {
             let data = json!({ "missed": missed, "reason": reason, "position": position.to_string() });

@@ -219,7 +219,7 @@ impl Reader {
             () = self.draining.cancelled() => return Err(HubError::plain(ErrorCode::Draining)),
         };
         match received {
-            Ok(Received::Event(delivery)) => match &**delivery.event {
+            Ok(Received::Event(delivery)) => match &*delivery.event {
                 Event::Output(seen) => self.live_frames(seen),
                 Event::Task(row) if self.task.as_ref().is_some_and(|task| task.id == row.id) => {
                     let row = Arc::clone(row);
@@ -328,7 +328,7 @@ impl Reader {
         let Some(subscription) = &mut self.subscription else { return Ok(()) };
         tokio::select! {
             received = subscription.recv() => match received {
-                Ok(Received::Event(delivery)) => match &**delivery.event {
+                Ok(Received::Event(delivery)) => match &*delivery.event {
                     Event::Output(seen) => {
                         self.phase = Phase::Live;
                         self.live_frames(seen);

@@ -10,26 +10,28 @@ use std::time::Duration;
 use parking_lot::{Condvar, Mutex};
 use thiserror::Error;
 
-use super::queue::End;
-use super::slots::{Batch, Popped};
-use super::{After, Delivery, Position, Queue, Shared, SubscribeOptions};
+use super::feed::{End, Feed, Look};
+use super::log::{Bounds, Place};
+use super::topic::Joined;
+use super::{After, Delivery, Position, Shared, SubscribeOptions};
 use crate::clock::Clock;
 use crate::id::NodeId;
 
-/// A reader's place on the bus. Dropping it is all that leaving takes: the bus holds only a weak reference.
+/// A reader's place on the bus. Dropping it is all that leaving takes.
 pub struct Subscription<E> {
-    queue: Arc<Queue<E>>,
-    /// Replayed events, before everything in the queue.
-    backlog: VecDeque<Delivery<E>>,
-    /// The event behind a hole that was just told.
-    held: Option<Delivery<E>>,
+    feed: Arc<Feed<E>>,
+    place: Place,
+    /// What was taken from the feed and not handed out yet.
+    ready: VecDeque<Received<E>>,
+    /// Up to which sweep's question it has said that it lives.
+    answered: u64,
     position: Position,
     missed_total: u64,
     coalesced_total: u64,
-    /// The room that batches are taken into.
-    batch: Batch<E>,
-    floors: Option<Floors>,
+    floors: Option<Box<Floors>>,
     closed: Option<Closed>,
+    /// A waker that was cloned and not needed.
+    waker: Option<Waker>,
 }
 
 /// What a subscription hands out.
@@ -74,94 +76,136 @@ struct Floors {
 }
 
 impl<E> Subscription<E> {
-    pub(crate) fn new(shared: &Shared, options: &SubscribeOptions) -> Self {
+    /// On a feed that it shares with others.
+    pub(crate) fn shared(joined: Joined<E>) -> Self {
+        Self::on(joined.feed, joined.place, joined.position)
+    }
+
+    /// On a feed of its own, which follows nothing yet.
+    pub(crate) fn own(shared: &Shared, options: &SubscribeOptions) -> Self {
+        let events = options.capacity.unwrap_or(shared.config.queue_events).max(1);
+        let bounds = Bounds { events, bytes: shared.config.queue_bytes };
+        let feed = Feed::own(bounds, options.overflow, shared);
+        let place = feed.join(options.grace);
+        Self::on(feed, place, Position::default())
+    }
+
+    const fn on(feed: Arc<Feed<E>>, place: Place, position: Position) -> Self {
         Self {
-            queue: Arc::new(Queue::new(shared.next_subscription(), options, shared)),
-            backlog: VecDeque::new(),
-            held: None,
-            position: Position::default(),
+            feed,
+            place,
+            ready: VecDeque::new(),
+            answered: 0,
+            position,
             missed_total: 0,
             coalesced_total: 0,
-            batch: Batch::new(),
             floors: None,
             closed: None,
+            waker: None,
         }
     }
 
-    pub(crate) const fn queue(&self) -> &Arc<Queue<E>> {
-        &self.queue
+    pub(crate) const fn feed(&self) -> &Arc<Feed<E>> {
+        &self.feed
     }
 
     /// Where it starts: after this position, with these events.
-    pub(crate) fn start(&mut self, position: Position, backlog: VecDeque<Delivery<E>>) {
+    pub(crate) fn start(&mut self, position: Position, backlog: Vec<Delivery<E>>) {
         self.position = position;
-        self.backlog = backlog;
+        self.ready = backlog.into_iter().map(Received::Event).collect();
     }
 
     /// Leaves out what a snapshot shows: events of these nodes with a rev no higher than this, up to position `until`.
     pub(crate) fn set_floors(&mut self, revs: HashMap<NodeId, u64>, until: u64) {
-        self.floors = Some(Floors { revs, until });
+        self.floors = Some(Box::new(Floors { revs, until }));
     }
 
     /// Closes it as the bus would.
     pub(crate) fn shut_down(&self) {
-        self.queue.close(End::Shutdown, &mut After::new());
+        self.feed.close(&mut After::new());
     }
 
     /// The next event or loss, if there is one now.
     ///
     /// # Errors
     /// [`Closed`], on every call from then on.
+    #[inline]
     pub fn try_recv(&mut self) -> Result<Option<Received<E>>, Closed> {
-        if let Some(delivery) = self.backlog.pop_front().or_else(|| self.held.take()) {
-            return Ok(Some(self.hand_out(delivery)));
+        match self.next(false) {
+            Poll::Ready(received) => received.map(Some),
+            Poll::Pending => Ok(None),
         }
-        if let Some(closed) = self.closed {
-            return Err(closed);
-        }
+    }
+
+    /// The next thing. If there is none, and that is wanted, the kept waker is left to be woken by what comes.
+    fn next(&mut self, leave_waker: bool) -> Poll<Result<Received<E>, Closed>> {
         loop {
-            let (popped, end) = self.queue.pop();
-            let Some(Popped { hole, delivery }) = popped else {
-                return self.at_end(end, 0).map_or(Ok(None), Err);
-            };
-            self.coalesced_total += hole.coalesced;
-            self.missed_total += hole.lost;
-            let missed = hole.lost;
-            match delivery {
-                None if matches!(end, End::Stagnant | End::Overflowed) => {
-                    return self.at_end(end, missed).map_or(Ok(None), Err);
+            while let Some(received) = self.ready.pop_front() {
+                self.feed.was_handed_out(self.place, &mut self.answered);
+                if let Some(received) = self.hand_out(received) {
+                    return Poll::Ready(Ok(received));
                 }
-                None if missed > 0 => return Ok(Some(Received::Lagged { missed })),
-                None => {}
-                Some(delivery) => {
-                    let shown = self.is_shown(&delivery);
-                    if missed > 0 {
-                        self.held = (!shown).then_some(delivery);
-                        return Ok(Some(Received::Lagged { missed }));
-                    }
-                    if !shown {
-                        return Ok(Some(self.hand_out(delivery)));
+            }
+            if let Some(closed) = self.closed {
+                return Poll::Ready(Err(closed));
+            }
+            let waker = if leave_waker { Some(&mut self.waker) } else { None };
+            // Declared before the look takes a lock, dropped after it.
+            let mut waste = Vec::new();
+            match self.feed.read(self.place, &mut self.ready, waker, &mut waste) {
+                Look::Event(delivery) => {
+                    if let Some(received) = self.hand_out(Received::Event(delivery)) {
+                        return Poll::Ready(Ok(received));
                     }
                 }
+                Look::Behind { coalesced } => self.coalesced_total += coalesced,
+                Look::Nothing => return Poll::Pending,
+                Look::Ended(end) => self.ended(end),
             }
         }
     }
 
-    /// Appends all that waits to `out`, at most `limit`, and returns how many that were. One lock for all of them while
-    /// the reader keeps up: several times cheaper than one by one.
+    const fn ended(&mut self, end: End) {
+        self.closed = Some(match end {
+            End::Stagnant { missed } => {
+                self.missed_total += missed;
+                Closed::Stagnant { missed }
+            }
+            End::Overflowed { missed } => {
+                self.missed_total += missed;
+                Closed::Overflowed { missed }
+            }
+            End::Open | End::Shutdown => Closed::Shutdown,
+        });
+    }
+
+    /// What becomes of something in hand; `None` for an event that the snapshot shows.
+    #[inline]
+    fn hand_out(&mut self, received: Received<E>) -> Option<Received<E>> {
+        if self.floors.is_some()
+            && let Received::Event(delivery) = &received
+            && self.is_shown(delivery)
+        {
+            return None;
+        }
+        self.note(&received);
+        Some(received)
+    }
+
+    #[inline]
+    fn note(&mut self, received: &Received<E>) {
+        match received {
+            Received::Event(delivery) => self.position = delivery.resume_position(),
+            Received::Lagged { missed } => self.missed_total += missed,
+        }
+    }
+
+    /// Appends all that waits to `out`, at most `limit`, and returns how many that were.
     ///
     /// # Errors
     /// [`Closed`], on every call from then on.
     pub fn try_recv_many(&mut self, out: &mut Vec<Received<E>>, limit: usize) -> Result<usize, Closed> {
         let before = out.len();
-        let plain = self.backlog.is_empty() && self.held.is_none() && self.floors.is_none();
-        if plain && self.queue.take_all(&mut self.batch, limit) {
-            out.extend(self.batch.drain().map(Received::Event));
-            if let Some(Received::Event(last)) = out.last() {
-                self.position = last.resume_position();
-            }
-            return Ok(out.len() - before);
-        }
         while out.len() - before < limit {
             match self.try_recv() {
                 Ok(Some(received)) => out.push(received),
@@ -197,18 +241,15 @@ impl<E> Subscription<E> {
         out: &mut Vec<Received<E>>,
         limit: usize,
     ) -> Poll<Result<usize, Closed>> {
-        loop {
-            match self.try_recv_many(out, limit.max(1)) {
-                Ok(0) if self.queue.arm(cx.waker()) => return Poll::Pending,
-                Ok(0) => {}
-                done => return Poll::Ready(done),
-            }
+        let before = out.len();
+        match self.poll_recv(cx) {
+            Poll::Ready(Ok(first)) => out.push(first),
+            Poll::Ready(Err(closed)) => return Poll::Ready(Err(closed)),
+            Poll::Pending => return Poll::Pending,
         }
-    }
-
-    fn hand_out(&mut self, delivery: Delivery<E>) -> Received<E> {
-        self.position = delivery.resume_position();
-        Received::Event(delivery)
+        // An end comes again at the next call.
+        let _ = self.try_recv_many(out, limit.saturating_sub(1));
+        Poll::Ready(Ok(out.len() - before))
     }
 
     /// Waits for the next event or loss. Dropping the future loses nothing.
@@ -223,15 +264,24 @@ impl<E> Subscription<E> {
     }
 
     /// [`recv`](Subscription::recv) for hand-written futures.
+    #[inline]
     pub fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Result<Received<E>, Closed>> {
-        loop {
-            if let Some(received) = self.try_recv().transpose() {
-                return Poll::Ready(received);
-            }
-            if self.queue.arm(cx.waker()) {
-                return Poll::Pending;
-            }
+        // What most calls find in a burst: something in hand that is to be handed out as it is.
+        if self.floors.is_none()
+            && let Some(received) = self.ready.pop_front()
+        {
+            self.note(&received);
+            return Poll::Ready(Ok(received));
         }
+        self.poll_feed(cx)
+    }
+
+    fn poll_feed(&mut self, cx: &mut Context<'_>) -> Poll<Result<Received<E>, Closed>> {
+        // Cloning a waker runs code of the runtime's: before the lock. What is not needed now is kept for later.
+        if !self.waker.as_ref().is_some_and(|kept| kept.will_wake(cx.waker())) {
+            self.waker = Some(cx.waker().clone());
+        }
+        self.next(true)
     }
 
     /// Blocks the thread until the next event or loss, at most for `timeout`; `None` when that is over.
@@ -280,7 +330,11 @@ impl<E> Subscription<E> {
     /// How many events wait.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.backlog.len() + usize::from(self.held.is_some()) + self.queue.len()
+        self.in_hand() + self.feed.waiting(self.place)
+    }
+
+    fn in_hand(&self) -> usize {
+        self.ready.iter().filter(|received| matches!(received, Received::Event(_))).count()
     }
 
     /// Whether none waits.
@@ -289,18 +343,8 @@ impl<E> Subscription<E> {
         self.len() == 0
     }
 
-    /// The queue is empty: was that all? `missed` events at its end were not told of.
-    const fn at_end(&mut self, end: End, missed: u64) -> Option<Closed> {
-        self.closed = match end {
-            End::Open => None,
-            End::Stagnant => Some(Closed::Stagnant { missed }),
-            End::Overflowed => Some(Closed::Overflowed { missed }),
-            End::Shutdown | End::Dropped => Some(Closed::Shutdown),
-        };
-        self.closed
-    }
-
     /// Whether the snapshot shows this event already.
+    #[cold]
     fn is_shown(&mut self, delivery: &Delivery<E>) -> bool {
         let Some(floors) = &self.floors else { return false };
         if delivery.position > floors.until {
@@ -315,14 +359,13 @@ impl<E> Drop for Subscription<E> {
     fn drop(&mut self) {
         let mut after = After::new();
         // Also when another closed it before, so that the bus never holds a payload's last pointer.
-        self.queue.abandon(self.held.is_some(), &mut after);
+        self.feed.leave(self.place, self.in_hand() as u64, &mut after);
     }
 }
 
 impl<E> fmt::Debug for Subscription<E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Subscription")
-            .field("id", &self.queue.id())
             .field("waiting", &self.len())
             .field("missed_total", &self.missed_total)
             .field("closed", &self.closed)

@@ -1,43 +1,35 @@
-//! The two kinds of topic: all nodes of a user, with an order and a replay ring; and one node, a list beside it.
+//! The two kinds of topic: all nodes of a user, with an order and a replay ring; and one node, beside it.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
-use parking_lot::Mutex;
+use parking_lot::MutexGuard;
 
-use super::list::{self, List};
-use super::queue::Queue;
-use super::ring::Ring;
-use super::{After, Class, Delivery, Envelope, Position, Resume, Shared};
+use super::feed::{Feed, State};
+use super::list;
+use super::log::{Bounds, Class, Place, Retention};
+use super::{After, Delivery, Envelope, Position, Resume, Shared};
 use crate::id::{NodeId, UserId};
 
-/// All nodes of one user. Its lock is the order of the user's events.
+/// All nodes of one user. The lock of its feed is the order of the user's events, and an event's index in its log is
+/// its position.
 pub(crate) struct UserTopic<E> {
     /// Whether there is a ring, to be seen without the lock. There is one while anybody watches the user, and for a
     /// while after.
     watched: AtomicBool,
-    /// Whether a subscriber may be on the list whose readers are waited for.
+    /// Whether a follower may be there whose reader is waited for.
     waited_for: AtomicBool,
-    state: Mutex<State<E>>,
+    feed: Arc<Feed<E>>,
 }
 
-struct State<E> {
-    position: u64,
-    /// The ring's; 0 without one.
-    incarnation: u64,
-    ring: Option<Ring<E>>,
-    list: List<E>,
-    /// Since when a sweep found nobody watching.
-    quiet_since_ms: Option<u64>,
-}
-
-/// One node. Its list is taken under the owner's topic lock, and so shares its order.
+/// One node.
 pub(crate) struct NodeTopic<E> {
     watched: AtomicBool,
-    /// As in [`UserTopic`].
+    /// Whether it has followers. Only for them the order among a user's nodes counts.
+    followed: AtomicBool,
     waited_for: AtomicBool,
-    list: Mutex<List<E>>,
+    feed: Arc<Feed<E>>,
 }
 
 /// An event before it has its position.
@@ -46,9 +38,16 @@ pub(crate) struct Draft<E> {
     pub(crate) node: NodeId,
     pub(crate) rev: u64,
     pub(crate) at_unix_ms: u64,
-    pub(crate) event: Arc<E>,
+    pub(crate) event: E,
     pub(crate) bytes: usize,
     pub(crate) class: Class,
+}
+
+/// A reader's place on a shared feed, and where it starts.
+pub(crate) struct Joined<E> {
+    pub(crate) feed: Arc<Feed<E>>,
+    pub(super) place: Place,
+    pub(crate) position: Position,
 }
 
 /// What a resumed reader is given.
@@ -56,7 +55,8 @@ pub(crate) struct Resumed<E> {
     pub(crate) resume: Resume,
     /// Where the reader goes on.
     pub(crate) position: Position,
-    pub(crate) backlog: VecDeque<Delivery<E>>,
+    /// What it missed; empty for one that finds it on the shared feed.
+    pub(crate) backlog: Vec<Delivery<E>>,
 }
 
 /// What a sweep did to one topic.
@@ -69,11 +69,74 @@ pub(crate) struct Swept {
     pub(crate) idle: bool,
 }
 
+/// Hands an event to everybody who watches the user or the node, to each once. How many took it.
+///
+/// Locks: the user's feed, then the node's, then followers' one by one; only the node's where only that is watched.
+pub(crate) fn publish<E>(
+    user: &UserTopic<E>,
+    node: Option<&NodeTopic<E>>,
+    draft: Draft<E>,
+    shared: &Shared,
+    after: &mut After<E>,
+) -> usize {
+    let node = node.filter(|topic| topic.is_watched());
+    let mut reached = 0;
+    let in_order = user.is_watched() || node.is_some_and(|topic| topic.followed.load(Ordering::Acquire));
+    if in_order {
+        let mut of_user = user.feed.state.lock();
+        let of_user = &mut *of_user;
+        let delivery = if of_user.incarnation == 0 {
+            draft.at(Position::default())
+        } else {
+            let position = Position { incarnation: of_user.incarnation, position: of_user.log.head() + 1 };
+            let delivery = draft.at(position);
+            reached += of_user.push(delivery.clone(), after);
+            delivery
+        };
+        match node {
+            Some(topic) => {
+                let mut of_node = topic.feed.state.lock();
+                let of_node = &mut *of_node;
+                reached += of_node.push(delivery.clone(), after);
+                let followers = Some(&mut of_node.followers);
+                reached += list::deliver(&mut of_user.followers, followers, &delivery, shared, after);
+                topic.note(of_node);
+            }
+            None => reached += list::deliver(&mut of_user.followers, None, &delivery, shared, after),
+        }
+        after.own = Some(delivery);
+    } else if let Some(topic) = node {
+        let delivery = draft.at(Position::default());
+        let mut of_node = topic.feed.state.lock();
+        if of_node.log.live() > 0 {
+            reached = of_node.push(delivery, after);
+        } else {
+            topic.note(&of_node);
+            after.own = Some(delivery);
+        }
+    }
+    if reached > 0 {
+        shared.counters.delivered.fetch_add(reached as u64, Ordering::Relaxed);
+    }
+    reached
+}
+
+impl<E> Draft<E> {
+    fn at(self, Position { incarnation, position }: Position) -> Delivery<E> {
+        let Self { user, node, rev, at_unix_ms, event, bytes, class } = self;
+        let envelope = Envelope { position, incarnation, user, node, rev, at_unix_ms, event, bytes, class };
+        Delivery(Arc::new(envelope))
+    }
+}
+
 impl<E> UserTopic<E> {
-    pub(crate) const fn new() -> Self {
-        let state =
-            State { position: 0, incarnation: 0, ring: None, list: List::new(), quiet_since_ms: None };
-        Self { watched: AtomicBool::new(false), waited_for: AtomicBool::new(false), state: Mutex::new(state) }
+    pub(crate) fn new(shared: &Shared) -> Self {
+        let bounds = Bounds { events: shared.config.ring_events.max(1), bytes: shared.config.ring_bytes };
+        Self {
+            watched: AtomicBool::new(false),
+            waited_for: AtomicBool::new(false),
+            feed: Feed::shared(bounds, Retention::Replay, shared),
+        }
     }
 
     pub(crate) fn is_watched(&self) -> bool {
@@ -84,116 +147,103 @@ impl<E> UserTopic<E> {
         self.waited_for.load(Ordering::Acquire)
     }
 
-    /// The subscribers whose readers are waited for.
-    pub(crate) fn waited_for(&self) -> Vec<Arc<Queue<E>>> {
-        let state = self.state.lock();
-        let patient = state.list.patient();
+    /// The followers whose readers are waited for.
+    pub(crate) fn waited_for(&self) -> Vec<Arc<Feed<E>>> {
+        let state = self.feed.state.lock();
+        let patient = state.followers.patient();
         self.waited_for.store(!patient.is_empty(), Ordering::Release);
         patient
     }
 
     /// Whether nobody watches and nothing is kept.
     pub(crate) fn is_idle(&self) -> bool {
-        let state = self.state.lock();
-        state.ring.is_none() && state.list.is_empty()
+        let state = self.feed.state.lock();
+        state.incarnation == 0 && !state.is_watched()
     }
 
     pub(crate) fn has_subscribers(&self) -> bool {
-        !self.state.lock().list.is_empty()
+        self.feed.state.lock().is_watched()
     }
 
-    /// Gives an event its position and hands it to everybody who watches the user or the node. How many took it.
-    pub(crate) fn publish(
-        &self,
-        node: Option<&NodeTopic<E>>,
-        draft: Draft<E>,
-        shared: &Shared,
-        after: &mut After<E>,
-    ) -> usize {
-        let Draft { user, node: node_id, rev, at_unix_ms, event, bytes, class } = draft;
-        let mut guard = self.state.lock();
-        let state = &mut *guard;
-        state.position += 1;
-        let (position, incarnation) = (state.position, state.incarnation);
-        let envelope =
-            Envelope { position, incarnation, user, node: node_id, rev, at_unix_ms, event, bytes, class };
-        let delivery = Delivery(Arc::new(envelope));
-        if let Some(ring) = &mut state.ring {
-            ring.push(delivery.clone(), after);
-        }
-        let reached = match node.filter(|topic| topic.is_watched()) {
-            Some(topic) => {
-                let mut list = topic.list.lock();
-                let reached = list::deliver(&mut state.list, Some(&mut list), &delivery, shared, after);
-                if list.is_empty() {
-                    topic.watched.store(false, Ordering::Release);
-                }
-                reached
+    /// A reader of the user's own feed, from now on.
+    pub(crate) fn join(&self, grace: Duration, shared: &Shared) -> Joined<E> {
+        let mut state = self.open_ring(shared);
+        let place = state.join(grace, &shared.counters);
+        Joined { feed: Arc::clone(&self.feed), place, position: state.position() }
+    }
+
+    /// A reader of the user's own feed that has seen everything up to `since`.
+    pub(crate) fn rejoin(&self, since: Position, grace: Duration, shared: &Shared) -> (Joined<E>, Resume) {
+        let mut state = self.open_ring(shared);
+        let now = state.position();
+        let is_known = since.incarnation == now.incarnation && since.position <= now.position;
+        let found = is_known.then(|| state.rejoin(since.position, grace, &shared.counters)).flatten();
+        let (place, position, resume) = match found {
+            Some(place) => (place, since, Resume::Recovered { replayed: now.position - since.position }),
+            None => {
+                let missed = is_known.then(|| now.position - since.position);
+                (state.join(grace, &shared.counters), now, Resume::Gap { missed })
             }
-            None => list::deliver(&mut state.list, None, &delivery, shared, after),
         };
-        after.own = Some(delivery);
-        reached
+        (Joined { feed: Arc::clone(&self.feed), place, position }, resume)
     }
 
-    /// Adds a subscriber. Returns the position it starts after.
-    pub(crate) fn join(&self, queue: &Arc<Queue<E>>, shared: &Shared) -> Position {
-        let mut state = self.state.lock();
-        self.open_ring(&mut state, shared);
-        state.list.add(queue, &shared.counters);
-        self.waited_for.fetch_or(queue.is_patient(), Ordering::Release);
-        Position { incarnation: state.incarnation, position: state.position }
+    /// A follower, from now on. Returns the position it starts after.
+    pub(crate) fn follow(&self, feed: &Arc<Feed<E>>, shared: &Shared) -> Position {
+        let mut state = self.open_ring(shared);
+        state.followers.add(feed, &shared.counters);
+        self.waited_for.fetch_or(feed.is_patient(), Ordering::Release);
+        state.position()
     }
 
-    /// Adds a subscriber that has seen everything up to `since`.
-    pub(crate) fn rejoin(&self, queue: &Arc<Queue<E>>, since: Position, shared: &Shared) -> Resumed<E> {
-        let mut state = self.state.lock();
-        self.open_ring(&mut state, shared);
-        state.list.add(queue, &shared.counters);
-        self.waited_for.fetch_or(queue.is_patient(), Ordering::Release);
-        let known = since.incarnation == state.incarnation && since.position <= state.position;
-        let kept = state.ring.as_ref().filter(|_| known).and_then(|ring| ring.after(since.position));
-        match kept {
-            Some(backlog) => {
-                let replayed = backlog.len() as u64;
-                Resumed { resume: Resume::Recovered { replayed }, position: since, backlog }
+    /// A follower that has seen everything up to `since`.
+    pub(crate) fn refollow(&self, feed: &Arc<Feed<E>>, since: Position, shared: &Shared) -> Resumed<E> {
+        let mut state = self.open_ring(shared);
+        state.followers.add(feed, &shared.counters);
+        self.waited_for.fetch_or(feed.is_patient(), Ordering::Release);
+        let now = state.position();
+        let is_known = since.incarnation == now.incarnation && since.position <= now.position;
+        let found = if is_known { state.log.after(since.position) } else { None };
+        match found {
+            Some(events) => {
+                let backlog: Vec<_> = events.cloned().collect();
+                let resume = Resume::Recovered { replayed: backlog.len() as u64 };
+                Resumed { resume, position: since, backlog }
             }
             None => {
-                let missed = known.then(|| state.position - since.position);
-                let position = Position { incarnation: state.incarnation, position: state.position };
-                Resumed { resume: Resume::Gap { missed }, position, backlog: VecDeque::new() }
+                let missed = is_known.then(|| now.position - since.position);
+                Resumed { resume: Resume::Gap { missed }, position: now, backlog: Vec::new() }
             }
         }
     }
 
-    fn open_ring(&self, state: &mut State<E>, shared: &Shared) {
+    fn open_ring(&self, shared: &Shared) -> MutexGuard<'_, State<E>> {
+        let mut state = self.feed.state.lock();
         state.quiet_since_ms = None;
-        if state.ring.is_none() {
+        if state.incarnation == 0 && !state.is_closed() {
             // Events went by unrecorded before: positions from then must not look resumable.
             state.incarnation = shared.next_incarnation();
-            let config = &shared.config;
-            state.ring = Some(Ring::new(state.position, config.ring_events, config.ring_bytes));
             shared.counters.rings.fetch_add(1, Ordering::Relaxed);
             self.watched.store(true, Ordering::Release);
         }
+        state
     }
 
     /// The newest event's position; incarnation 0 while there is no ring.
     pub(crate) fn position(&self) -> Position {
-        let state = self.state.lock();
-        match state.ring {
-            Some(_) => Position { incarnation: state.incarnation, position: state.position },
-            None => Position::default(),
-        }
+        let state = self.feed.state.lock();
+        if state.incarnation == 0 { Position::default() } else { state.position() }
     }
 
-    /// Frees the dead, closes the stagnant, and lets go of a ring that nobody needed for its linger.
+    /// Frees the dead, ends the stagnant, and lets go of a ring that nobody needed for its linger.
     pub(crate) fn sweep(&self, shared: &Shared, after: &mut After<E>) -> Swept {
-        let mut state = self.state.lock();
-        let (pruned, closed_stagnant) = state.list.sweep(shared, after);
+        let now_ms = shared.clock.monotonic_ms();
+        let mut state = self.feed.state.lock();
+        let ended = state.sweep(now_ms, &shared.counters, after);
+        self.feed.ask(&state);
+        let (pruned, closed) = state.followers.sweep(now_ms, shared, after);
         let mut ring_freed = false;
-        if state.list.is_empty() && state.ring.is_some() {
-            let now_ms = shared.clock.monotonic_ms();
+        if !state.is_watched() && state.incarnation != 0 {
             let since_ms = *state.quiet_since_ms.get_or_insert(now_ms);
             let linger_ms = u64::try_from(shared.config.ring_linger.as_millis()).unwrap_or(u64::MAX);
             if now_ms.saturating_sub(since_ms) >= linger_ms {
@@ -201,34 +251,45 @@ impl<E> UserTopic<E> {
                 ring_freed = true;
             }
         }
-        let idle = state.list.is_empty() && state.ring.is_none();
-        Swept { pruned, closed_stagnant, ring_freed, idle }
+        let idle = state.incarnation == 0 && !state.is_watched();
+        Swept { pruned, closed_stagnant: ended + closed, ring_freed, idle }
     }
 
     fn free_ring(&self, state: &mut State<E>, shared: &Shared, after: &mut After<E>) {
-        if let Some(ring) = state.ring.take() {
-            ring.into_waste(after);
+        if state.incarnation != 0 {
             shared.counters.rings.fetch_sub(1, Ordering::Relaxed);
         }
         state.incarnation = 0;
         state.quiet_since_ms = None;
         self.watched.store(false, Ordering::Release);
+        if state.log.live() == 0 {
+            state.log.clear(&mut after.waste);
+        }
     }
 
-    /// Closes every subscription and frees the ring.
+    /// Ends every subscription; the ring goes with the last of them.
     pub(crate) fn close(&self, shared: &Shared, after: &mut After<E>) {
-        let mut state = self.state.lock();
-        state.list.close(shared, after);
+        let mut state = self.feed.state.lock();
+        state.followers.close(shared, after);
+        state.close(&shared.counters, after);
         self.free_ring(&mut state, shared, after);
     }
 }
 
+impl<E> State<E> {
+    fn position(&self) -> Position {
+        Position { incarnation: self.incarnation, position: self.log.head() }
+    }
+}
+
 impl<E> NodeTopic<E> {
-    pub(crate) const fn new() -> Self {
+    pub(crate) fn new(shared: &Shared) -> Self {
+        let bounds = Bounds { events: shared.config.queue_events.max(1), bytes: shared.config.queue_bytes };
         Self {
             watched: AtomicBool::new(false),
+            followed: AtomicBool::new(false),
             waited_for: AtomicBool::new(false),
-            list: Mutex::new(List::new()),
+            feed: Feed::shared(bounds, Retention::UntilRead, shared),
         }
     }
 
@@ -240,34 +301,52 @@ impl<E> NodeTopic<E> {
         self.waited_for.load(Ordering::Acquire)
     }
 
-    /// The subscribers whose readers are waited for.
-    pub(crate) fn waited_for(&self) -> Vec<Arc<Queue<E>>> {
-        let list = self.list.lock();
-        let patient = list.patient();
+    /// The followers whose readers are waited for.
+    pub(crate) fn waited_for(&self) -> Vec<Arc<Feed<E>>> {
+        let state = self.feed.state.lock();
+        let patient = state.followers.patient();
         self.waited_for.store(!patient.is_empty(), Ordering::Release);
         patient
     }
 
-    /// Adds a subscriber.
-    pub(crate) fn join(&self, queue: &Arc<Queue<E>>, shared: &Shared) {
-        let mut list = self.list.lock();
-        list.add(queue, &shared.counters);
-        self.waited_for.fetch_or(queue.is_patient(), Ordering::Release);
-        self.watched.store(true, Ordering::Release);
+    /// A reader of the node's own feed.
+    pub(crate) fn join(&self, grace: Duration, shared: &Shared) -> Joined<E> {
+        let mut state = self.feed.state.lock();
+        let place = state.join(grace, &shared.counters);
+        self.note(&state);
+        Joined { feed: Arc::clone(&self.feed), place, position: Position::default() }
     }
 
-    /// Frees the dead and closes the stagnant.
+    /// A follower.
+    pub(crate) fn follow(&self, feed: &Arc<Feed<E>>, shared: &Shared) {
+        let mut state = self.feed.state.lock();
+        state.followers.add(feed, &shared.counters);
+        self.waited_for.fetch_or(feed.is_patient(), Ordering::Release);
+        self.note(&state);
+    }
+
+    /// What can be seen of it without the lock.
+    fn note(&self, state: &State<E>) {
+        self.followed.store(!state.followers.is_empty(), Ordering::Release);
+        self.watched.store(state.is_watched(), Ordering::Release);
+    }
+
+    /// Frees the dead and ends the stagnant.
     pub(crate) fn sweep(&self, shared: &Shared, after: &mut After<E>) -> Swept {
-        let mut list = self.list.lock();
-        let (pruned, closed_stagnant) = list.sweep(shared, after);
-        self.watched.store(!list.is_empty(), Ordering::Release);
-        Swept { pruned, closed_stagnant, ring_freed: false, idle: list.is_empty() }
+        let now_ms = shared.clock.monotonic_ms();
+        let mut state = self.feed.state.lock();
+        let ended = state.sweep(now_ms, &shared.counters, after);
+        self.feed.ask(&state);
+        let (pruned, closed) = state.followers.sweep(now_ms, shared, after);
+        self.note(&state);
+        Swept { pruned, closed_stagnant: ended + closed, ring_freed: false, idle: !state.is_watched() }
     }
 
-    /// Closes every subscription.
+    /// Ends every subscription.
     pub(crate) fn close(&self, shared: &Shared, after: &mut After<E>) {
-        let mut list = self.list.lock();
-        list.close(shared, after);
-        self.watched.store(false, Ordering::Release);
+        let mut state = self.feed.state.lock();
+        state.followers.close(shared, after);
+        state.close(&shared.counters, after);
+        self.note(&state);
     }
 }

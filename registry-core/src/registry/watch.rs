@@ -1,16 +1,15 @@
 //! The registry's side of the bus: publish, subscribe, resume, watch, sweep.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use dashmap::mapref::entry::Entry;
-
 use super::Registry;
+use super::map::Entry;
 use super::roll::UserRoll;
 use crate::bus::{
-    After, BusStats, Class, Draft, Interest, NodeTopic, Position, Queue, Resume, SubscribeOptions,
-    Subscription, SweepReport, Swept,
+    self, After, BusStats, Class, Draft, Interest, NodeTopic, OverflowPolicy, Position, Resume,
+    SubscribeOptions, Subscription, SweepReport, Swept, UserTopic,
 };
 use crate::clock::Clock;
 use crate::fleet::Fleet;
@@ -49,8 +48,8 @@ impl<F: Fleet> Registry<F> {
         let bytes = F::event_bytes(&event);
         let (user, id) = (node.user().clone(), node.id().clone());
         let at_unix_ms = self.clock.unix_ms();
-        let draft = Draft { user, node: id, rev, at_unix_ms, event: Arc::new(event), bytes, class };
-        node.user_topic.publish(node.topic.get().map(Arc::as_ref), draft, &self.bus, &mut after)
+        let draft = Draft { user, node: id, rev, at_unix_ms, event, bytes, class };
+        bus::publish(&node.user_topic, node.topic.get().map(Arc::as_ref), draft, &self.bus, &mut after)
     }
 
     /// Blocks until the readers that want to be waited for have room, or are not waited for any longer.
@@ -64,9 +63,7 @@ impl<F: Fleet> Registry<F> {
         // waits no longer for many than for the slowest.
         let timer = Clock::system();
         for reader in readers {
-            let mut after = After::new();
-            reader.wait_for_room(&timer, &self.bus.clock, &mut after);
-            after.settle(&self.bus.counters);
+            reader.wait_for_room(&timer);
         }
     }
 
@@ -74,14 +71,25 @@ impl<F: Fleet> Registry<F> {
     #[must_use = "dropping a subscription ends it"]
     #[allow(clippy::needless_pass_by_value, reason = "options and interests are made for one call")]
     pub fn subscribe(&self, interest: Interest, options: SubscribeOptions) -> Subscription<F::Event> {
-        let mut subscription = Subscription::new(&self.bus, &options);
-        for user in &interest.users {
-            let position = self.join_user(user, subscription.queue());
-            subscription.start(position, VecDeque::new());
-        }
-        for node in interest.nodes {
-            self.join_node(node, subscription.queue());
-        }
+        let subscription = match (interest.users.as_slice(), interest.nodes.as_slice()) {
+            ([user], []) if shares(&options) => self.join_user(user, &options),
+            ([], [node]) if shares(&options) => {
+                let join = |topic: &NodeTopic<_>| topic.join(options.grace, &self.bus);
+                Subscription::shared(self.with_node_topic(node, join))
+            }
+            (users, nodes) => {
+                let mut subscription = Subscription::own(&self.bus, &options);
+                for user in users {
+                    let position =
+                        self.user_topic(user, |topic| topic.follow(subscription.feed(), &self.bus));
+                    subscription.start(position, Vec::new());
+                }
+                for node in nodes {
+                    self.with_node_topic(node, |topic| topic.follow(subscription.feed(), &self.bus));
+                }
+                subscription
+            }
+        };
         self.admit(subscription)
     }
 
@@ -94,11 +102,13 @@ impl<F: Fleet> Registry<F> {
         since: Position,
         options: SubscribeOptions,
     ) -> (Subscription<F::Event>, Resume) {
-        let mut subscription = Subscription::new(&self.bus, &options);
-        let resumed = {
-            let roll = self.users.entry(user.clone()).or_insert_with(UserRoll::new);
-            roll.topic().rejoin(subscription.queue(), since, &self.bus)
-        };
+        if shares(&options) {
+            let (joined, resume) =
+                self.user_topic(user, |topic| topic.rejoin(since, options.grace, &self.bus));
+            return (self.admit(Subscription::shared(joined)), resume);
+        }
+        let mut subscription = Subscription::own(&self.bus, &options);
+        let resumed = self.user_topic(user, |topic| topic.refollow(subscription.feed(), since, &self.bus));
         subscription.start(resumed.position, resumed.backlog);
         (self.admit(subscription), resumed.resume)
     }
@@ -116,9 +126,15 @@ impl<F: Fleet> Registry<F> {
         options: SubscribeOptions,
         mut snapshot: impl FnMut(&Arc<Node<F>>, u64) -> T,
     ) -> (Vec<T>, Position, Subscription<F::Event>) {
-        let mut subscription = Subscription::new(&self.bus, &options);
-        let position = self.join_user(user, subscription.queue());
-        subscription.start(position, VecDeque::new());
+        let mut subscription = if shares(&options) {
+            self.join_user(user, &options)
+        } else {
+            let mut subscription = Subscription::own(&self.bus, &options);
+            let position = self.user_topic(user, |topic| topic.follow(subscription.feed(), &self.bus));
+            subscription.start(position, Vec::new());
+            subscription
+        };
+        let position = subscription.position();
         let nodes = self.nodes_of(user);
         let mut revs = HashMap::with_capacity(nodes.len());
         let mut shown = Vec::with_capacity(nodes.len());
@@ -208,23 +224,30 @@ impl<F: Fleet> Registry<F> {
         self.node_topics.iter().map(|topic| (topic.key().clone(), Arc::clone(topic.value()))).collect()
     }
 
-    fn join_user(&self, user: &UserId, queue: &Arc<Queue<F::Event>>) -> Position {
-        let roll = self.users.entry(user.clone()).or_insert_with(UserRoll::new);
-        roll.topic().join(queue, &self.bus)
+    fn join_user(&self, user: &UserId, options: &SubscribeOptions) -> Subscription<F::Event> {
+        Subscription::shared(self.user_topic(user, |topic| topic.join(options.grace, &self.bus)))
     }
 
-    fn join_node(&self, id: NodeId, queue: &Arc<Queue<F::Event>>) {
+    /// Joins a user's topic under the guard that keeps the user from being forgotten.
+    fn user_topic<T>(&self, user: &UserId, join: impl FnOnce(&UserTopic<F::Event>) -> T) -> T {
+        let roll = self.users.entry(user.clone()).or_insert_with(|| UserRoll::new(&self.bus));
+        join(roll.topic())
+    }
+
+    fn with_node_topic<T>(&self, id: &NodeId, join: impl FnOnce(&NodeTopic<F::Event>) -> T) -> T {
+        let new = || Arc::new(NodeTopic::new(&self.bus));
         // The node's shard stays locked, so that a node registered meanwhile takes the topic over.
         let place = self.nodes.entry(id.clone());
-        let topic = self.node_topics.entry(id).or_insert_with(|| match &place {
-            Entry::Occupied(node) => Arc::clone(node.get().topic.get_or_init(|| Arc::new(NodeTopic::new()))),
-            Entry::Vacant(_) => Arc::new(NodeTopic::new()),
+        let topic = self.node_topics.entry(id.clone()).or_insert_with(|| match &place {
+            Entry::Occupied(node) => Arc::clone(node.get().topic.get_or_init(new)),
+            Entry::Vacant(_) => new(),
         });
-        topic.join(queue, &self.bus);
+        let joined = join(&topic);
         if let Entry::Occupied(node) = &place {
             // What is published after this is told to the newcomer, and what was changed before can be seen by it.
             node.get().rev_seen();
         }
+        joined
     }
 
     /// Closes the subscription again if the bus was shut down before it was on every list.
@@ -234,6 +257,11 @@ impl<F: Fleet> Registry<F> {
         }
         subscription
     }
+}
+
+/// Whether a subscription to one topic can read what all others read.
+fn shares(options: &SubscribeOptions) -> bool {
+    options.capacity.is_none() && options.overflow == OverflowPolicy::DropOldest
 }
 
 impl<F: Fleet> Drop for Registry<F> {
