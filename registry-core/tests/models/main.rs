@@ -28,10 +28,14 @@ const MAX_STEPS: usize = 100_000;
 
 const MODELS: &[(&str, fn())] = &[
     ("waking/a_reader_that_waits_is_woken_by_every_publisher", waking::woken_by_publishers),
+    ("waking/readers_of_a_shared_log_are_woken_whoever_comes_and_leaves", waking::woken_beside_others),
+    ("waking/a_reader_of_two_topics_is_woken_by_either", waking::woken_through_two_topics),
     ("waking/a_reader_that_waits_is_told_of_the_end", waking::woken_by_the_end),
+    ("waking/a_reader_that_is_ended_as_stagnant_learns_of_it", waking::woken_by_a_stagnant_end),
     ("flush/a_change_is_in_the_flush_it_races_or_in_the_next", flush::changes_reach_a_flush),
     ("bus/publish_against_close_against_prune_counts_exactly", bus::close_publish_prune),
     ("bus/every_event_is_handed_out_or_told_as_missed", bus::nothing_goes_untold),
+    ("bus/what_was_delivered_is_read_lost_or_left", bus::accounts_are_exact),
     ("bus/a_snapshot_and_what_follows_have_no_hole_and_no_overlap", bus::snapshot_then_events),
     ("bus/no_payload_falls_under_a_lock", bus::no_payload_falls_under_a_lock),
     ("fencing/a_stale_disconnect_ends_nothing", fencing::stale_detach),
@@ -77,8 +81,14 @@ impl Fleet for Numbers {
 
 /// A registry with few shards, which is made anew for each schedule.
 fn registry<F: Fleet>() -> (Arc<Registry<F>>, ManualClock) {
+    registry_of_depth(8)
+}
+
+/// One whose shared logs hold so many events.
+fn registry_of_depth<F: Fleet>(events: usize) -> (Arc<Registry<F>>, ManualClock) {
     let (clock, hand) = Clock::manual(1_000_000);
-    let bus = BusConfig { incarnation: 100, ..BusConfig::default() };
+    let bus =
+        BusConfig { incarnation: 100, ring_events: events, queue_events: events, ..BusConfig::default() };
     (Arc::new(Registry::new(RegistryConfig { shards: 2, bus, ..RegistryConfig::default() }, clock)), hand)
 }
 
@@ -102,7 +112,7 @@ fn receive(subscription: &mut Subscription<u64>, count: u64) -> Vec<u64> {
     while told < count {
         match shuttle::future::block_on(subscription.recv()) {
             Ok(Received::Event(delivery)) => {
-                events.push(*delivery.event);
+                events.push(delivery.event);
                 told += 1;
             }
             Ok(Received::Lagged { missed, .. }) => told += missed,
@@ -119,7 +129,7 @@ fn drain(subscription: &mut Subscription<u64>) -> (Vec<u64>, u64, Option<Closed>
     let (mut events, mut lost) = (Vec::new(), 0);
     loop {
         match subscription.try_recv() {
-            Ok(Some(Received::Event(delivery))) => events.push(*delivery.event),
+            Ok(Some(Received::Event(delivery))) => events.push(delivery.event),
             Ok(Some(Received::Lagged { missed, .. })) => lost += missed,
             #[allow(unreachable_patterns, reason = "what else there may be told is no event")]
             Ok(Some(_)) => {}

@@ -152,7 +152,9 @@ fn the_end_of_the_bus_is_told_after_what_came_before() {
     }
     let mut late = registry.subscribe(Interest::user(user("u")), options());
     assert_eq!(next(&mut late).unwrap_err(), Closed::Shutdown);
-    assert_eq!(registry.bus_stats().subscriptions, 0);
+    assert_eq!(tell(&registry, &node, 3), 0, "and revives nothing");
+    let stats = registry.bus_stats();
+    assert_eq!((stats.subscriptions, stats.rings, stats.topics_active), (0, 0, 0));
 }
 
 #[test]

@@ -55,6 +55,8 @@ fn events_over_a_snapshot_give_the_final_state() {
     in_time(|| {
         for _ in 0..20 {
             let registry = roomy_registry();
+            // While somebody watches, revs leave nothing out.
+            let _earlier = look(&registry, false);
             let nodes: Vec<_> = (0..NODES).map(|i| add(&registry, &format!("n{i}"), "u")).collect();
             let over = Over::default();
             let mut views = Vec::new();
@@ -95,11 +97,47 @@ fn events_over_a_snapshot_give_the_final_state() {
     });
 }
 
+/// Nobody watches, publishers hurry by, and one comes to watch: what it is not shown it is told.
+#[test]
+fn the_first_of_all_readers_has_no_hole_either() {
+    in_time(|| {
+        for round in 0..2_000 {
+            let registry = roomy_registry();
+            let node = add(&registry, "n", "u");
+            let over = Over::default();
+            thread::scope(|scope| {
+                let _over = over.set_on_drop();
+                scope.spawn(|| {
+                    let mut state = 0;
+                    while !over.is_set() {
+                        state += 1;
+                        node.set_meta(Arc::new(state));
+                        tell(&registry, &node, state);
+                    }
+                });
+                let (view, mut events) = look(&registry, round % 2 == 0);
+                let (mut rev, shown) = view[node.id()];
+                let mut latest = None;
+                for _ in 0..3 {
+                    let Ok(Some(Received::Event(event))) = events.recv_timeout(DEADLINE) else {
+                        panic!("no event")
+                    };
+                    assert!(event.rev > rev, "rev {} after {rev}", event.rev);
+                    let expected = latest.map_or(event.event.min(shown + 1), |latest| latest + 1);
+                    assert_eq!(event.event, expected, "a hole after {shown}");
+                    (rev, latest) = (event.rev, Some(event.event));
+                }
+            });
+        }
+    });
+}
+
 #[test]
 fn nodes_that_come_while_a_reader_looks_are_shown_or_told() {
     in_time(|| {
         for _ in 0..100 {
             let registry = roomy_registry();
+            let _earlier = look(&registry, false);
             let views: Vec<_> = thread::scope(|scope| {
                 let adding = scope.spawn(|| {
                     for i in 0..50 {
