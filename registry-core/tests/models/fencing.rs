@@ -119,6 +119,25 @@ pub(super) fn expiry() {
     assert!(!new.is_ended() && node.is_online(), "the successor was blamed for its predecessor");
     assert!(old.is_ended());
     assert!(expired.is_empty() || expired == [old.epoch()]);
+    stale_seat();
+}
+
+/// A session that is over writes into its seat once more, an old time, while its successor sits and a sweep looks.
+fn stale_seat() {
+    let (registry, hand) = registry::<Numbers>();
+    let node = add(&registry, "a");
+    // The first sweep has nothing to be late against, and each is a step for every seat: only one is raced.
+    hand.advance(Duration::from_secs(16));
+    let held = node.attach(claim(2), 4).unwrap().session;
+    // Kept to the end: leaving would take the seat out of the sweep's sight.
+    let writer = thread::spawn(move || {
+        let _ = held.touch_at(0);
+        held
+    });
+    let new = node.attach(claim(3), 4).unwrap().session;
+    let old = writer.join().unwrap();
+    assert!(expire(&registry).is_empty(), "an old time was found in the successor's seat");
+    assert!(old.is_ended() && !new.is_ended());
 }
 
 /// Sweeps once; who was ended.
