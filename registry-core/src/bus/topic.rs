@@ -179,7 +179,11 @@ impl<E> UserTopic<E> {
         let is_known = since.incarnation == now.incarnation && since.position <= now.position;
         let found = is_known.then(|| state.rejoin(since.position, grace, &shared.counters)).flatten();
         let (place, position, resume) = match found {
-            Some(place) => (place, since, Resume::Recovered { replayed: now.position - since.position }),
+            Some(place) => {
+                let replayed = now.position - since.position;
+                shared.counters.delivered.fetch_add(replayed, Ordering::Relaxed);
+                (place, since, Resume::Recovered { replayed })
+            }
             None => {
                 let missed = is_known.then(|| now.position - since.position);
                 (state.join(grace, &shared.counters), now, Resume::Gap { missed })
@@ -207,6 +211,7 @@ impl<E> UserTopic<E> {
         match found {
             Some(events) => {
                 let backlog: Vec<_> = events.cloned().collect();
+                shared.counters.delivered.fetch_add(backlog.len() as u64, Ordering::Relaxed);
                 let resume = Resume::Recovered { replayed: backlog.len() as u64 };
                 Resumed { resume, position: since, backlog }
             }
