@@ -56,7 +56,7 @@ fn one_of_many() -> Vec<Row> {
                 nanos_each(TURN, || {
                     (0..TURN).for_each(|event| {
                         black_box(registry.publish(&unwatched, |_| event));
-                    })
+                    });
                 })
             }),
             contender("flat none", || {
@@ -67,7 +67,7 @@ fn one_of_many() -> Vec<Row> {
                     (0..TURN).for_each(|event| {
                         assert_eq!(registry.publish(watched, |_| event), 1);
                         black_box(reader.borrow_mut().try_recv()).unwrap();
-                    })
+                    });
                 })
             }),
             contender("one published", || {
@@ -75,7 +75,7 @@ fn one_of_many() -> Vec<Row> {
                 let (mut nanos, batches) = (0.0, TURN / 512);
                 for _ in 0..batches {
                     nanos += nanos_each(batches, || {
-                        (0..512).for_each(|event| assert_eq!(registry.publish(watched, |_| event), 1))
+                        (0..512).for_each(|event| assert_eq!(registry.publish(watched, |_| event), 1));
                     });
                     while let Ok(Some(event)) = reader.borrow_mut().try_recv() {
                         black_box(event);
@@ -85,7 +85,7 @@ fn one_of_many() -> Vec<Row> {
             }),
             contender("flat one", || {
                 nanos_each(TURN / 10, || {
-                    (0..TURN / 10).for_each(|event| publish_flat(READERS as u64 / 2, event))
+                    (0..TURN / 10).for_each(|event| publish_flat(READERS as u64 / 2, event));
                 })
             }),
             contender("broadcast", || {
@@ -98,7 +98,7 @@ fn one_of_many() -> Vec<Row> {
                                 black_box(event);
                             }
                         }
-                    })
+                    });
                 })
             }),
         ],
@@ -178,7 +178,7 @@ fn drained() -> Vec<Row> {
                                 black_box(event);
                             }
                         }
-                    })
+                    });
                 })
             }),
             contender("crossbeam", || {
@@ -195,7 +195,7 @@ fn drained() -> Vec<Row> {
                                 black_box(event);
                             }
                         }
-                    })
+                    });
                 })
             }),
         ],

@@ -48,7 +48,7 @@ impl<T> RwLock<T> {
     }
 
     /// As in `parking_lot`.
-    pub fn write(&self) -> over::RwLockWriteGuard<'_, T> {
+    pub fn write(&self) -> RwLockWriteGuard<'_, T> {
         self.0.write().unwrap_or_else(PoisonError::into_inner)
     }
 }
