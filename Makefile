@@ -21,11 +21,14 @@ lint: ## Formatting, clippy, and the docs' links
 doc: ## The crates' documentation, under target/doc
 	$(CARGO) doc --workspace --no-deps
 
-bench: ## The benchmarks, about seven minutes; results in benches/results/latest.json, explained in benches/README.md
+bench: ## The benchmarks, about half an hour; results in benches/results, explained in benches/README.md
 	$(CARGO) build --release --package muster
 	$(CARGO) build --release --package muster-benches
-	$(CARGO) bench --package muster-benches
 	./target/release/muster-load all
+	$(CARGO) bench --package muster-benches --bench core
+	./target/release/muster-load core
+	$(CARGO) bench --package muster-benches --bench peers -- growth
+	$(CARGO) bench --package muster-benches --bench peers
 
 tsan: ## The core's concurrent tests under ThreadSanitizer (needs a nightly toolchain)
 	./scripts/tsan.sh

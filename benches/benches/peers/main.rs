@@ -48,9 +48,11 @@ fn main() -> anyhow::Result<()> {
             rows.extend(of_area);
         }
     }
-    let (met, missed): (Vec<_>, Vec<_>) =
-        rows.iter().filter(|row| row.met.is_some()).partition(|row| row.met == Some(true));
-    say(&format!("{} goals met, {} missed", met.len(), missed.len()));
+    let goals: Vec<_> = rows.iter().filter(|row| row.met.is_some()).cloned().collect();
+    let met = goals.iter().filter(|row| row.met == Some(true)).count();
+    say("Every goal, all from this run:\n");
+    say(&table(&goals));
+    say(&format!("{met} goals met, {} missed", goals.len() - met));
     let file = results.join("latest.json");
     let mut report = Report::load(&file)?;
     report.measured_on = jiff::Timestamp::from_millisecond(Clock::system().unix_ms().try_into()?)?
