@@ -3,14 +3,22 @@
 use std::sync::Arc;
 
 use registry_core::{
-    Boot, Claim, Clock, Fleet, Node, NodeId, Registry, RegistryConfig, Restored, SessionEpoch, UserId,
+    Boot, Claim, Clock, Fleet, Node, NodeId, Registry, RegistryConfig, Restored, Session, SessionEpoch,
+    UserId,
 };
 
 /// Nodes of one user: what a large customer has.
 const NODES_PER_USER: usize = 1000;
 
 /// Steps through a fleet in an order that no cache foresees; prime to all sizes used.
-pub(crate) const STRIDE: usize = 7_919;
+const STRIDE: usize = 7_919;
+
+/// Places in that order, without a division in the way of what is measured.
+pub(crate) fn steps(among: usize, from: usize) -> impl Iterator<Item = usize> {
+    let step = STRIDE % among;
+    let next = move |at: &usize| Some(if at + step >= among { at + step - among } else { at + step });
+    std::iter::successors(Some(from % among), next)
+}
 
 pub(crate) struct Bench;
 
@@ -67,10 +75,10 @@ pub(crate) fn fleet(nodes: usize) -> (Registry<Bench>, Vec<Arc<Node<Bench>>>) {
     (registry, handles)
 }
 
-/// Attaches a node; the session's epoch.
-pub(crate) fn attach(node: &Node<Bench>, of: usize) -> SessionEpoch {
+/// Attaches a node, and takes its first heartbeat.
+pub(crate) fn attach(node: &Node<Bench>, of: usize) -> Arc<Session<Bench>> {
     let claim = Claim { last_epoch: SessionEpoch(0), boot: Boot(1), boot_id: (of as u128).to_le_bytes() };
-    let epoch = node.attach(claim, 64).unwrap().session.epoch();
-    node.heartbeat(epoch, stats(of)).unwrap();
-    epoch
+    let session = node.attach(claim, 64).unwrap().session;
+    node.heartbeat(session.epoch(), stats(of)).unwrap();
+    session
 }

@@ -10,7 +10,7 @@ use muster_benches::report::{median, say};
 use registry_core::{Interest, SubscribeOptions};
 
 use super::contest::nanos_each;
-use super::fleet::{STRIDE, attach, fleet, id, stats};
+use super::fleet::{attach, fleet, id, stats, steps};
 use super::plot::{Series, draw};
 use super::readers::{Carrier, Crowd, one_node};
 
@@ -73,30 +73,36 @@ fn collect(sizes: &[usize], measure: impl Fn(usize) -> Vec<(&'static str, f64)>)
 
 fn by_nodes() -> Vec<Series> {
     const TURN: usize = 100_000;
+    /// Nodes that are passed in all for a figure per node.
+    const PASSED: usize = 4_000_000;
+    /// Ahead of every clock in here, so that no sweep finds anybody silent.
+    const NOW_MS: u64 = 3_600_000;
     collect(&NODES, |size| {
         let mut handles = None;
         let register = nanos_each(size as u64, || handles = Some(fleet(size)));
         let (registry, nodes) = handles.expect("it was filled");
         let ids: Vec<String> = (0..size).map(id).collect();
         let sessions: Vec<_> = nodes.iter().enumerate().map(|(of, node)| attach(node, of)).collect();
+        sessions.iter().for_each(|session| session.touch_at(NOW_MS).unwrap());
         let stats = stats(0);
         let turn = |act: &dyn Fn(usize)| {
             nanos_each(TURN as u64, || {
-                let mut at = 0;
-                for _ in 0..TURN {
-                    at = (at + STRIDE) % size;
-                    act(at);
-                }
+                steps(size, 0).take(TURN).for_each(act);
             })
         };
         let get = turn(&|at| drop(black_box(registry.get(&ids[at]))));
-        let touch = turn(&|at| sessions[at].touch_at(0).unwrap());
-        let heartbeat = turn(&|at| sessions[at].heartbeat_at(Arc::clone(&stats), 0).unwrap());
+        let touch = turn(&|at| sessions[at].touch_at(NOW_MS).unwrap());
+        let heartbeat = turn(&|at| sessions[at].heartbeat_at(Arc::clone(&stats), NOW_MS).unwrap());
         let publish = turn(&|at| _ = registry.publish(&nodes[at], |_| 0));
         let mark = turn(&|at| registry.mark_dirty(&nodes[at]));
         drop(registry.take_dirty());
-        let list = nanos_each(size as u64, || drop(black_box(registry.nodes())));
-        let sweep = nanos_each(size as u64, || drop(black_box(registry.expire())));
+        // As often as it takes to outlast what else the machine does.
+        let again = |act: &dyn Fn()| {
+            let times = (PASSED / size).max(1);
+            nanos_each((times * size) as u64, || (0..times).for_each(|_| act()))
+        };
+        let list = again(&|| drop(black_box(registry.nodes())));
+        let sweep = again(&|| assert!(black_box(registry.expire()).is_empty()));
         vec![
             ("register", register),
             ("get by id", get),

@@ -10,22 +10,26 @@ use muster_benches::report::Row;
 use registry_core::{Node, Registry};
 
 use super::contest::{contender, contest, figure, nanos_each};
-use super::fleet::{Bench, STRIDE, attach, empty, fleet, register};
-use super::maps::{Dash, Map};
+use super::fleet::{Bench, attach, empty, fleet, id, register, steps};
+use super::maps::{Dash, Map, records};
 
 const MILLION: usize = 1_000_000;
 const ROUNDS: usize = 5;
-/// Nodes marked between two flushes.
-const MARKS: usize = 100_000;
+/// More of what trembles more.
+const HUNG_ROUNDS: usize = 15;
+/// Nodes marked between two flushes: a large fleet, larger than the processor's caches, and so many as are in them
+/// because they have just been changed.
+const MARKED: usize = 100_000;
+const BUSY: usize = 64;
 /// Registrations whose p99 is taken in one turn.
 const REGISTRATIONS: usize = 50_000;
 
 pub(crate) fn rows() -> Vec<Row> {
     let (registry, nodes) = fleet(MILLION);
     for (of, node) in nodes.iter().enumerate() {
-        attach(node, of);
+        drop(attach(node, of));
     }
-    let dash = Dash::filled(MILLION);
+    let dash: Dash<_> = Dash::filled(records(MILLION));
     let millis = |work: &dyn Fn()| nanos_each(1, work) / 1e6;
     // Too old for a lease of 15 s: what a sweep asks of every node.
     let sweep_map = || {
@@ -60,50 +64,55 @@ pub(crate) fn rows() -> Vec<Row> {
 }
 
 pub(crate) fn dirty_rows() -> Vec<Row> {
-    vec![mark(), hung_store()]
+    let (registry, nodes) = fleet(MARKED);
+    let ids: Vec<Arc<str>> = (0..MARKED).map(|of| id(of).into()).collect();
+    vec![
+        mark(&registry, &nodes[..BUSY], &ids, "busy nodes"),
+        mark(&registry, &nodes, &ids, "100k nodes, from memory"),
+        hung_store(),
+    ]
 }
 
 /// Each node is marked a few times between two flushes, as busy nodes are.
-fn mark() -> Row {
+fn mark(registry: &Registry<Bench>, nodes: &[Arc<Node<Bench>>], ids: &[Arc<str>], which: &str) -> Row {
     const TIMES: usize = 4;
-    let (registry, nodes) = fleet(MARKS);
     let dash: DashMap<Arc<str>, Arc<Node<Bench>>, std::hash::RandomState> = DashMap::default();
-    let ids: Vec<Arc<str>> = nodes.iter().map(|node| node.id().to_string().into()).collect();
-    let turn = |mark: &dyn Fn(usize)| {
-        nanos_each((TIMES * MARKS) as u64, || {
-            let mut at = 0;
-            for _ in 0..TIMES * MARKS {
-                at = (at + STRIDE) % MARKS;
-                mark(at);
+    let turn = |mark: &dyn Fn(usize), take: &dyn Fn() -> Vec<Arc<Node<Bench>>>| {
+        let flushes = MARKED / nodes.len();
+        nanos_each((flushes * TIMES * nodes.len()) as u64, || {
+            for _ in 0..flushes {
+                steps(nodes.len(), 0).take(TIMES * nodes.len()).for_each(mark);
+                assert_eq!(black_box(take()).len(), nodes.len());
             }
         })
     };
     let figures = contest(
         ROUNDS,
         vec![
-            contender("ours", || {
-                let nanos = turn(&|at| registry.mark_dirty(&nodes[at]));
-                assert_eq!(registry.take_dirty().len(), MARKS);
-                nanos
-            }),
+            contender("ours", || turn(&|at| registry.mark_dirty(&nodes[at]), &|| registry.take_dirty())),
             contender("dashmap", || {
-                let nanos = turn(&|at| {
-                    dash.insert(Arc::clone(&ids[at]), Arc::clone(&nodes[at]));
-                });
-                assert_eq!(dash.len(), MARKS);
-                dash.clear();
-                nanos
+                let mark = |at: usize| drop(dash.insert(Arc::clone(&ids[at]), Arc::clone(&nodes[at])));
+                let take = || {
+                    let mut taken = Vec::with_capacity(nodes.len());
+                    dash.retain(|_, node| {
+                        taken.push(Arc::clone(node));
+                        false
+                    });
+                    taken
+                };
+                turn(&mark, &take)
             }),
         ],
     );
     let values = (figure(&figures, "ours"), figure(&figures, "dashmap"));
-    Row::beside("dirty", "mark", values, "DashMap as dirty map", "ns", Some(0.1))
+    let path = format!("mark, its part of a take included, {which}");
+    Row::beside("dirty", path, values, "DashMap as dirty map", "ns", Some(0.1))
 }
 
 /// The 99th percentile of register + mark, with a flusher that comes by and with one that hangs with what it took.
 fn hung_store() -> Row {
     let figures = contest(
-        ROUNDS,
+        HUNG_ROUNDS,
         vec![contender("ours", || registration_p99(true)), contender("flushing", || registration_p99(false))],
     );
     let values = (figure(&figures, "ours"), figure(&figures, "flushing"));

@@ -19,85 +19,95 @@ pub(crate) struct Record {
 }
 
 impl Record {
+    /// Notes when it was heard.
+    pub(crate) fn touch(&self, now: u64) {
+        self.seen.store(now, Ordering::Release);
+    }
+
     /// A heartbeat, once the record is found: the same two stores as ours.
     pub(crate) fn heartbeat(&self, now: u64, stats: Arc<Stats>) {
+        self.touch(now);
         self.stats.store(Some(stats));
-        self.seen.store(now, Ordering::Release);
     }
 }
 
-/// A concurrent map from ids to records.
-pub(crate) trait Map: Default + Sync {
-    fn find(&self, id: &str) -> Option<Arc<Record>>;
-    /// Calls `act` on a record in place: no clone of the handle.
-    fn with(&self, id: &str, act: impl FnOnce(&Record));
-    fn put(&self, id: Arc<str>, record: Arc<Record>);
+/// A concurrent map from ids to something shared: records, or the very handles that our registry gives.
+pub(crate) trait Map<V>: Default + Sync {
+    fn find(&self, id: &str) -> Option<Arc<V>>;
+    /// Calls `act` on a value in place: no clone of the handle.
+    fn with(&self, id: &str, act: impl FnOnce(&V));
+    fn put(&self, id: Arc<str>, value: Arc<V>);
 
-    /// The map of a fleet.
-    fn filled(nodes: usize) -> Self {
+    /// The map of a fleet, with the values that are given in its order.
+    fn filled(values: impl IntoIterator<Item = Arc<V>>) -> Self {
         let map = Self::default();
-        (0..nodes).for_each(|of| map.put(id(of).into(), Arc::default()));
+        values.into_iter().enumerate().for_each(|(of, value)| map.put(id(of).into(), value));
         map
     }
 }
 
-pub(crate) type Dash = DashMap<Arc<str>, Arc<Record>, RandomState>;
-pub(crate) type Papaya = papaya::HashMap<Arc<str>, Arc<Record>, RandomState>;
-pub(crate) type Scc = scc::HashMap<Arc<str>, Arc<Record>, RandomState>;
-pub(crate) type Locked = RwLock<HashMap<Arc<str>, Arc<Record>, RandomState>>;
+/// Records of so many nodes.
+pub(crate) fn records(nodes: usize) -> impl Iterator<Item = Arc<Record>> {
+    (0..nodes).map(|_| Arc::default())
+}
 
-impl Map for Dash {
-    fn find(&self, id: &str) -> Option<Arc<Record>> {
-        self.get(id).map(|record| Arc::clone(record.value()))
+pub(crate) type Dash<V> = DashMap<Arc<str>, Arc<V>, RandomState>;
+pub(crate) type Papaya<V> = papaya::HashMap<Arc<str>, Arc<V>, RandomState>;
+pub(crate) type Scc<V> = scc::HashMap<Arc<str>, Arc<V>, RandomState>;
+pub(crate) type Locked<V> = RwLock<HashMap<Arc<str>, Arc<V>, RandomState>>;
+
+impl<V: Send + Sync> Map<V> for Dash<V> {
+    fn find(&self, id: &str) -> Option<Arc<V>> {
+        self.get(id).map(|value| Arc::clone(value.value()))
     }
 
-    fn with(&self, id: &str, act: impl FnOnce(&Record)) {
+    fn with(&self, id: &str, act: impl FnOnce(&V)) {
         act(self.get(id).unwrap().value());
     }
 
-    fn put(&self, id: Arc<str>, record: Arc<Record>) {
-        self.insert(id, record);
+    fn put(&self, id: Arc<str>, value: Arc<V>) {
+        self.insert(id, value);
     }
 }
 
-impl Map for Papaya {
-    fn find(&self, id: &str) -> Option<Arc<Record>> {
+impl<V: Send + Sync> Map<V> for Papaya<V> {
+    fn find(&self, id: &str) -> Option<Arc<V>> {
         self.pin().get(id).cloned()
     }
 
-    fn with(&self, id: &str, act: impl FnOnce(&Record)) {
+    fn with(&self, id: &str, act: impl FnOnce(&V)) {
         act(self.pin().get(id).unwrap());
     }
 
-    fn put(&self, id: Arc<str>, record: Arc<Record>) {
-        self.pin().insert(id, record);
+    fn put(&self, id: Arc<str>, value: Arc<V>) {
+        self.pin().insert(id, value);
     }
 }
 
-impl Map for Scc {
-    fn find(&self, id: &str) -> Option<Arc<Record>> {
-        self.read_sync(id, |_, record| Arc::clone(record))
+impl<V: Send + Sync> Map<V> for Scc<V> {
+    fn find(&self, id: &str) -> Option<Arc<V>> {
+        self.read_sync(id, |_, value| Arc::clone(value))
     }
 
-    fn with(&self, id: &str, act: impl FnOnce(&Record)) {
-        self.read_sync(id, |_, record| act(record)).unwrap();
+    fn with(&self, id: &str, act: impl FnOnce(&V)) {
+        self.read_sync(id, |_, value| act(value)).unwrap();
     }
 
-    fn put(&self, id: Arc<str>, record: Arc<Record>) {
-        let _ = self.insert_sync(id, record);
+    fn put(&self, id: Arc<str>, value: Arc<V>) {
+        let _ = self.insert_sync(id, value);
     }
 }
 
-impl Map for Locked {
-    fn find(&self, id: &str) -> Option<Arc<Record>> {
+impl<V: Send + Sync> Map<V> for Locked<V> {
+    fn find(&self, id: &str) -> Option<Arc<V>> {
         self.read().get(id).cloned()
     }
 
-    fn with(&self, id: &str, act: impl FnOnce(&Record)) {
+    fn with(&self, id: &str, act: impl FnOnce(&V)) {
         act(self.read().get(id).unwrap());
     }
 
-    fn put(&self, id: Arc<str>, record: Arc<Record>) {
-        self.write().insert(id, record);
+    fn put(&self, id: Arc<str>, value: Arc<V>) {
+        self.write().insert(id, value);
     }
 }

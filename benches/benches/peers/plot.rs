@@ -16,7 +16,8 @@ const RIGHT: f64 = 270.0;
 const TOP: f64 = 20.0;
 const BOTTOM: f64 = 50.0;
 /// Told apart by people who see colours differently, too (Okabe and Ito).
-const COLOURS: [&str; 7] = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000"];
+const COLOURS: [&str; 8] =
+    ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#808080"];
 
 /// The picture of some lines over sizes.
 pub(crate) fn draw(what: &str, unit: &str, sizes: &[usize], series: &[Series]) -> String {
@@ -30,7 +31,7 @@ pub(crate) fn draw(what: &str, unit: &str, sizes: &[usize], series: &[Series]) -
     let y = |value: f64| TOP + (high - log(value)) / (high - low) * (HEIGHT - TOP - BOTTOM);
     let mut svg = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" font-family=\"sans-serif\" \
-         font-size=\"12\">\n<rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n"
+         font-size=\"12\" fill=\"#222\">\n<rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n"
     );
     // Writing to a string cannot fail.
     for size in sizes {

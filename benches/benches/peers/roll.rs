@@ -6,11 +6,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use muster_benches::report::Row;
-use registry_core::{Clock, Node, Registry, SessionEpoch};
+use registry_core::{Clock, Node, NodeId, Registry, Restored, Session, UserId};
 
 use super::contest::{Contender, best, contender, contest, figure, nanos_each, thread_cpu_nanos};
-use super::fleet::{Bench, STRIDE, attach, empty, fleet, id, register, stats};
-use super::maps::{Dash, Locked, Map, Papaya, Scc};
+use super::fleet::{Bench, attach, empty, fleet, id, meta, register, stats, steps};
+use super::maps::{Dash, Locked, Map, Papaya, Record, Scc, records};
 
 /// Nodes on the roll: a large fleet, larger than the processor's caches.
 const NODES: usize = 100_000;
@@ -22,7 +22,7 @@ const MILLION: usize = 1_000_000;
 const TURN: usize = 200_000;
 const ROUNDS: usize = 9;
 /// Rounds of what takes seconds.
-const LONG_ROUNDS: usize = 3;
+const LONG_ROUNDS: usize = 5;
 /// The maps that the goals name; the locked one is beside them.
 const RIVALS: &[&str] = &["dashmap", "papaya", "scc"];
 const AREA: &str = "roll";
@@ -32,16 +32,18 @@ pub(crate) fn rows() -> Vec<Row> {
     {
         let everything = Everything::new();
         for threads in [1, 2] {
-            let figures = everything.get(threads);
-            rows.extend(beside(&figures, &format!("get by id of 100k, {threads} threads"), Some(1.1)));
+            let path = format!("get by id of 100k, threads: {threads}");
+            rows.extend(beside(&everything.get(threads), &path, Some(1.1)));
         }
-        for (among, which) in [(HOT, "64 busy nodes"), (NODES, "all nodes, from memory")] {
-            let path = format!("heartbeat by handle in 100k, {which}; maps get + store");
-            rows.extend(beside(&everything.heartbeat(among), &path, Some(0.1)));
+        for (among, which) in [(HOT, "busy nodes"), (NODES, "100k nodes, from memory")] {
+            let path = format!("heartbeat by handle, {which}");
+            rows.extend(beside(&everything.touch(among), &path, Some(0.1)));
+            let path = format!("heartbeat with stats by handle, {which}");
+            rows.extend(beside(&everything.heartbeat(among), &path, None));
         }
         rows.push(everything.churn());
     }
-    rows.push(list());
+    rows.extend(list());
     rows.push(pause());
     rows
 }
@@ -60,28 +62,46 @@ fn beside(figures: &[(&'static str, f64)], path: &str, goal: Option<f64>) -> Vec
 struct Everything {
     ids: Vec<String>,
     registry: Registry<Bench>,
-    nodes: Vec<Arc<Node<Bench>>>,
-    epochs: Vec<SessionEpoch>,
-    dash: Dash,
-    papaya: Papaya,
-    scc: Scc,
-    locked: Locked,
+    sessions: Vec<Arc<Session<Bench>>>,
+    /// The registry's own handles: a lookup touches the same node, whoever finds it.
+    handles: Maps<Node<Bench>>,
+    /// Records of nothing but what a heartbeat writes: as small as a map's could be.
+    records: Maps<Record>,
+}
+
+/// A map of each kind.
+struct Maps<V> {
+    dash: Dash<V>,
+    papaya: Papaya<V>,
+    scc: Scc<V>,
+    locked: Locked<V>,
+}
+
+impl<V: Send + Sync> Maps<V> {
+    fn new(values: &[Arc<V>]) -> Self {
+        let values = || values.iter().cloned();
+        Self {
+            dash: Dash::filled(values()),
+            papaya: Papaya::filled(values()),
+            scc: Scc::filled(values()),
+            locked: Locked::filled(values()),
+        }
+    }
 }
 
 impl Everything {
     fn new() -> Self {
         let (registry, nodes) = fleet(NODES);
-        let epochs = nodes.iter().enumerate().map(|(of, node)| attach(node, of)).collect();
-        Self {
-            ids: (0..NODES).map(id).collect(),
-            registry,
-            nodes,
-            epochs,
-            dash: Dash::filled(NODES),
-            papaya: Papaya::filled(NODES),
-            scc: Scc::filled(NODES),
-            locked: Locked::filled(NODES),
-        }
+        let handles = Maps::new(&nodes);
+        let own = || Vec::from_iter(records(NODES));
+        let records = Maps {
+            dash: Dash::filled(own()),
+            papaya: Papaya::filled(own()),
+            scc: Scc::filled(own()),
+            locked: Locked::filled(own()),
+        };
+        let sessions = nodes.iter().enumerate().map(|(of, node)| attach(node, of)).collect();
+        Self { ids: (0..NODES).map(id).collect(), registry, sessions, handles, records }
     }
 
     fn get(&self, threads: usize) -> Vec<(&'static str, f64)> {
@@ -89,7 +109,7 @@ impl Everything {
             name: &'static str,
             all: &'a Everything,
             threads: usize,
-            map: &'a impl Map,
+            map: &'a impl Map<Node<Bench>>,
         ) -> Contender<'a> {
             contender(name, move || {
                 all.turn(threads, NODES, |id| {
@@ -97,6 +117,7 @@ impl Everything {
                 })
             })
         }
+        let Maps { dash, papaya, scc, locked } = &self.handles;
         contest(
             ROUNDS,
             vec![
@@ -105,10 +126,10 @@ impl Everything {
                         black_box(self.registry.get(id));
                     })
                 }),
-                of("dashmap", self, threads, &self.dash),
-                of("papaya", self, threads, &self.papaya),
-                of("scc", self, threads, &self.scc),
-                of("RwLock<HashMap>", self, threads, &self.locked),
+                of("dashmap", self, threads, dash),
+                of("papaya", self, threads, papaya),
+                of("scc", self, threads, scc),
+                of("RwLock<HashMap>", self, threads, locked),
             ],
         )
     }
@@ -116,9 +137,7 @@ impl Everything {
     /// Each thread goes its own way through the ids. Nanoseconds per operation of a thread.
     fn turn(&self, threads: usize, among: usize, act: impl Fn(&str) + Sync) -> f64 {
         let walk = |start: usize| {
-            let mut at = start * among / 2;
-            for _ in 0..TURN {
-                at = (at + STRIDE) % among;
+            for at in steps(among, start * among / 2).take(TURN) {
                 act(&self.ids[at]);
             }
         };
@@ -132,37 +151,65 @@ impl Everything {
         })
     }
 
+    /// The time of last hearing alone, through the handle beside find + store.
+    fn touch(&self, among: usize) -> Vec<(&'static str, f64)> {
+        let ours = || self.by_handle(among, |session, now| session.touch_at(now).unwrap());
+        self.beside_records(among, ours, |record, now| record.touch(now))
+    }
+
+    /// The time and new stats.
     fn heartbeat(&self, among: usize) -> Vec<(&'static str, f64)> {
-        fn of<'a>(name: &'static str, all: &'a Everything, among: usize, map: &'a impl Map) -> Contender<'a> {
-            let (clock, stats) = (Clock::system(), stats(0));
-            contender(name, move || {
-                all.turn(1, among, |id| {
-                    map.with(id, |record| record.heartbeat(clock.monotonic_ms(), Arc::clone(&stats)))
-                })
-            })
+        let stats = stats(0);
+        self.beside_records(
+            among,
+            || self.heartbeats(among),
+            |record, now| record.heartbeat(now, Arc::clone(&stats)),
+        )
+    }
+
+    fn beside_records(
+        &self,
+        among: usize,
+        ours: impl FnMut() -> f64,
+        act: impl Fn(&Record, u64) + Copy + Sync,
+    ) -> Vec<(&'static str, f64)> {
+        fn of<'a>(
+            name: &'static str,
+            all: &'a Everything,
+            among: usize,
+            map: &'a impl Map<Record>,
+            act: impl Fn(&Record, u64) + Copy + Sync + 'a,
+        ) -> Contender<'a> {
+            let now = Clock::system().monotonic_ms();
+            contender(name, move || all.turn(1, among, |id| map.with(id, |record| act(record, now))))
         }
+        let Maps { dash, papaya, scc, locked } = &self.records;
         contest(
             ROUNDS,
             vec![
-                contender("ours", || self.heartbeats(among)),
-                of("dashmap", self, among, &self.dash),
-                of("papaya", self, among, &self.papaya),
-                of("scc", self, among, &self.scc),
-                of("RwLock<HashMap>", self, among, &self.locked),
+                contender("ours", ours),
+                of("dashmap", self, among, dash, act),
+                of("papaya", self, among, papaya, act),
+                of("scc", self, among, scc, act),
+                of("RwLock<HashMap>", self, among, locked, act),
             ],
         )
     }
 
-    /// Heartbeats of many nodes, each through its handle.
-    fn heartbeats(&self, among: usize) -> f64 {
-        let stats = stats(0);
-        let mut at = 0;
+    /// What many sessions hear, each through its handle. The time is given, to the maps too: whoever reads many messages
+    /// at once reads the clock once.
+    fn by_handle(&self, among: usize, act: impl Fn(&Session<Bench>, u64)) -> f64 {
+        let now = Clock::system().monotonic_ms();
         nanos_each(TURN as u64, || {
-            for _ in 0..TURN {
-                at = (at + STRIDE) % among;
-                black_box(self.nodes[at].heartbeat(self.epochs[at], Arc::clone(&stats))).unwrap();
+            for at in steps(among, 0).take(TURN) {
+                act(&self.sessions[at], now);
             }
         })
+    }
+
+    fn heartbeats(&self, among: usize) -> f64 {
+        let stats = stats(0);
+        self.by_handle(among, |session, now| session.heartbeat_at(Arc::clone(&stats), now).unwrap())
     }
 
     /// Heartbeats while another thread registers and removes, beside heartbeats while another thread merely spins.
@@ -192,29 +239,46 @@ impl Everything {
             vec![contender("ours", || beside(&churn)), contender("spinning", || beside(&spin))],
         );
         let values = (figure(&figures, "ours"), figure(&figures, "spinning"));
-        let path = "heartbeat while another thread registers and removes";
+        let path = "heartbeat with stats while another thread registers and removes";
         Row::beside(AREA, path, values, "ours, the other thread spinning", "ns", Some(1.1))
     }
 }
 
-fn list() -> Row {
+/// Handles on a million nodes, the same from everybody, and their letting go: the whole of it, and beside what counting
+/// references alone takes in the two orders.
+fn list() -> Vec<Row> {
     let (registry, nodes) = fleet(MILLION);
-    drop(nodes);
-    let dash = Dash::filled(MILLION);
+    let dash: Dash<_> = Dash::filled(nodes.iter().cloned());
+    let shuffled: Vec<_> = dash.iter().map(|node| Arc::clone(node.value())).collect();
+    let user = UserId::new("only-one").unwrap();
+    let large = empty();
+    for of in 0..MILLION {
+        let id = NodeId::new(&id(of)).unwrap();
+        large.register(id, user.clone(), meta(of), Restored::default()).unwrap();
+    }
+    let each = |list: &dyn Fn() -> Vec<Arc<Node<Bench>>>| {
+        nanos_each(MILLION as u64, || assert_eq!(black_box(list()).len(), MILLION))
+    };
     let figures = contest(
         LONG_ROUNDS,
         vec![
-            contender("ours", || nanos_each(MILLION as u64, || drop(black_box(registry.nodes())))),
-            contender("dashmap", || {
-                nanos_each(MILLION as u64, || {
-                    let all: Vec<_> = dash.iter().map(|record| Arc::clone(record.value())).collect();
-                    drop(black_box(all));
-                })
-            }),
+            contender("ours", || each(&|| registry.nodes())),
+            contender("dashmap", || each(&|| dash.iter().map(|node| Arc::clone(node.value())).collect())),
+            contender("of one user", || each(&|| large.nodes_of(&user))),
+            contender("clone", || each(&|| nodes.clone())),
+            contender("clone, in the map's order", || each(&|| shuffled.clone())),
         ],
     );
-    let values = (figure(&figures, "ours"), figure(&figures, "dashmap"));
-    Row::beside(AREA, "list a million", values, "DashMap::iter", "ns/node", Some(0.4))
+    let beside = |ours: &str, path: &str, peer: &str, goal| {
+        let values = (figure(&figures, ours), figure(&figures, peer));
+        Row::beside(AREA, path, values, peer, "ns/node", goal)
+    };
+    vec![
+        beside("ours", "list a million", "dashmap", Some(0.4)),
+        beside("ours", "list a million", "clone", None),
+        beside("ours", "list a million", "clone, in the map's order", None),
+        beside("of one user", "list a million of one user", "dashmap", Some(0.4)),
+    ]
 }
 
 /// The longest of a million inserts, in the inserting thread's processor time.
@@ -238,7 +302,7 @@ fn pause() -> Row {
                 worst(|of| drop(register(&registry, of)))
             }),
             contender("dashmap", || {
-                let dash = Dash::default();
+                let dash = Dash::<Record>::default();
                 worst(|of| dash.put(id(of).into(), Arc::default()))
             }),
         ],

@@ -213,6 +213,7 @@ impl Block {
 
 impl Seat {
     /// Notes that the session was heard. One store.
+    #[inline]
     pub(crate) fn heard(&self, now_ms: u64) {
         self.time().store(now_ms.min(NEVER_OVER - 1), Ordering::Release);
     }
@@ -227,6 +228,7 @@ impl Seat {
         self.time().store(NEVER_OVER, Ordering::Release);
     }
 
+    #[inline]
     fn time(&self) -> &AtomicU64 {
         &self.block.heard_ms[usize::from(self.index)]
     }

@@ -20,10 +20,10 @@ use crate::outbox::Outbox;
 // In this order, because what a heartbeat touches then lies side by side.
 #[repr(C)]
 pub struct Session<F: Fleet> {
-    epoch: SessionEpoch,
+    ended: AtomicBool,
     seat: Seat,
     stats: ArcSwapOption<F::Stats>,
-    ended: AtomicBool,
+    epoch: SessionEpoch,
     boot: Boot,
     boot_id: BootId,
     attached_at_unix_ms: u64,

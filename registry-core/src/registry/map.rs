@@ -165,3 +165,68 @@ impl<F: Fleet> Vacant<'_, F> {
 fn is<F: Fleet>(hash: u64, id: &[u8]) -> impl Fn(&Place<F>) -> bool {
     move |place| place.hash == hash && place.node.id().as_bytes() == id
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::{Clock, Registry, RegistryConfig, Restored, UserId};
+
+    struct Plain;
+
+    impl Fleet for Plain {
+        type Event = ();
+        type Command = ();
+        type Meta = ();
+        type Stats = ();
+    }
+
+    fn registry(shards: usize) -> Registry<Plain> {
+        let config = RegistryConfig { shards, lease: Duration::from_secs(1), ..RegistryConfig::default() };
+        Registry::new(config, Clock::manual(0).0)
+    }
+
+    fn node(registry: &Registry<Plain>, id: &str) -> Arc<Node<Plain>> {
+        let (id, user) = (NodeId::new(id).unwrap(), UserId::new("u").unwrap());
+        registry.register(id, user, Arc::new(()), Restored::default()).unwrap()
+    }
+
+    #[test]
+    fn behaves_as_a_sorted_map() {
+        for shards in [1, 2, 64] {
+            // The nodes are another registry's: this map is looked at alone.
+            let (others, map) = (registry(2), NodeMap::new(shards, RandomState::new()));
+            let mut model = BTreeMap::new();
+            for step in 0..20_000_u64 {
+                // Short ids and long ones; a multiplicative step visits them in no order.
+                let number = step.wrapping_mul(2_654_435_761) % 700;
+                let id = format!("{number}{}", "-long".repeat(number as usize % 9));
+                if step % 3 == 0 {
+                    let refused = map.remove_if(&id, |_| false);
+                    assert!(refused.is_none());
+                    let removed = map.remove_if(&id, |found| found.id().as_str() == id);
+                    assert_eq!(removed.is_some(), model.remove(&id).is_some());
+                } else {
+                    match map.entry(NodeId::new(&id).unwrap()) {
+                        Entry::Occupied(found) => assert!(Arc::ptr_eq(found.get(), &model[&id])),
+                        Entry::Vacant(place) => {
+                            let node = node(&others, &id);
+                            place.insert(Arc::clone(&node));
+                            assert!(model.insert(id.clone(), node).is_none());
+                        }
+                    }
+                }
+                let (found, expected) = (map.get(&id), model.get(&id));
+                assert_eq!(found.map(|node| Arc::as_ptr(&node)), expected.map(Arc::as_ptr));
+                assert_eq!(map.len(), model.len());
+            }
+            map.shrink_to_fit();
+            let mut all = Vec::new();
+            map.copy_into(&mut all);
+            all.sort_by(|a, b| a.id().cmp(b.id()));
+            assert!(all.iter().map(Arc::as_ptr).eq(model.values().map(Arc::as_ptr)));
+        }
+    }
+}

@@ -204,3 +204,90 @@ impl<F: Fleet> Ord for ById<F> {
         self.id().cmp(other.id())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::ops::Bound;
+
+    use super::*;
+    use crate::{Clock, Registry, RegistryConfig, Restored, UserId};
+
+    struct Plain;
+
+    impl Fleet for Plain {
+        type Event = ();
+        type Command = ();
+        type Meta = ();
+        type Stats = ();
+    }
+
+    fn nodes(count: usize) -> Vec<Arc<Node<Plain>>> {
+        let registry = Registry::<Plain>::new(RegistryConfig::default(), Clock::manual(0).0);
+        let add = |number| {
+            let (id, user) = (NodeId::new(&format!("n{number:05}")).unwrap(), UserId::new("u").unwrap());
+            registry.register(id, user, Arc::new(()), Restored::default()).unwrap()
+        };
+        (0..count).map(add).collect()
+    }
+
+    fn empty() -> Ordered<Plain> {
+        Ordered { runs: Vec::new(), len: 0 }
+    }
+
+    /// Everything that must hold between two calls.
+    fn check(ordered: &Ordered<Plain>, model: &BTreeMap<NodeId, Arc<Node<Plain>>>) {
+        assert!(ordered.runs.iter().all(|run| !run.is_empty() && run.len() <= RUN));
+        assert_eq!(ordered.len, model.len());
+        let shown = ordered.runs.iter().flatten().map(Arc::as_ptr);
+        assert!(shown.eq(model.values().map(Arc::as_ptr)));
+    }
+
+    #[test]
+    fn runs_behave_as_a_sorted_map() {
+        const NODES: usize = 4_000;
+        let (nodes, mut ordered, mut model) = (nodes(NODES), empty(), BTreeMap::new());
+        // More come than go, then the other way round.
+        for step in 0..6 * NODES {
+            let node = &nodes[step.wrapping_mul(2_654_435_761) % NODES];
+            let goes = if step < 3 * NODES { step % 3 == 0 } else { step % 3 != 0 };
+            match (goes, model.contains_key(node.id())) {
+                (true, known) => {
+                    ordered.remove(node.id());
+                    assert_eq!(model.remove(node.id()).is_some(), known);
+                }
+                (false, false) => {
+                    ordered.insert(Arc::clone(node));
+                    model.insert(node.id().clone(), Arc::clone(node));
+                }
+                (false, true) => {}
+            }
+            let behind = model.range::<NodeId, _>((Bound::Excluded(node.id()), Bound::Unbounded));
+            let (run, at) = ordered.behind(node.id());
+            let found = ordered.runs.get(run).map(|run| Arc::as_ptr(&run[at]));
+            assert_eq!(found, behind.map(|(_, node)| Arc::as_ptr(node)).next());
+            if step % 97 == 0 {
+                check(&ordered, &model);
+            }
+        }
+        check(&ordered, &model);
+    }
+
+    #[test]
+    fn memory_follows_the_nodes() {
+        const NODES: usize = 20 * RUN;
+        let (nodes, mut ordered) = (nodes(NODES), empty());
+        nodes.iter().for_each(|node| ordered.insert(Arc::clone(node)));
+        assert_eq!(ordered.runs.len(), NODES / RUN, "ids that come in order leave no gaps");
+        // One of 64 stays.
+        nodes
+            .iter()
+            .enumerate()
+            .filter(|(at, _)| at % 64 != 0)
+            .for_each(|(_, node)| ordered.remove(node.id()));
+        let places: usize = ordered.runs.iter().map(Vec::capacity).sum();
+        assert!(places <= 8 * ordered.len, "{places} places for {} nodes", ordered.len);
+        nodes.iter().for_each(|node| ordered.remove(node.id()));
+        assert!(ordered.runs.is_empty());
+    }
+}
