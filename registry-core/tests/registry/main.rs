@@ -9,6 +9,7 @@ mod forget;
 mod lag;
 mod lease;
 mod lists;
+mod machine;
 mod overflow;
 mod prune;
 mod reentry;
