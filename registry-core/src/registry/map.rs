@@ -194,6 +194,13 @@ mod tests {
     }
 
     #[test]
+    fn ids_with_one_hash_are_told_apart() {
+        let others = registry(2);
+        let place = Place { hash: 7, node: node(&others, "a") };
+        assert!(is(7, b"a")(&place) && !is(7, b"b")(&place) && !is(8, b"a")(&place));
+    }
+
+    #[test]
     fn behaves_as_a_sorted_map() {
         for shards in [1, 2, 64] {
             // The nodes are another registry's: this map is looked at alone.

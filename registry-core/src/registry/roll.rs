@@ -274,6 +274,20 @@ mod tests {
     }
 
     #[test]
+    fn a_full_run_takes_a_node_at_every_place() {
+        let nodes = nodes(RUN + 2);
+        let model: BTreeMap<_, _> = nodes.iter().map(|node| (node.id().clone(), Arc::clone(node))).collect();
+        for late in 0..=RUN {
+            let mut ordered = empty();
+            let others = nodes.iter().enumerate().filter(|(at, _)| *at != late);
+            others.for_each(|(_, node)| ordered.insert(Arc::clone(node)));
+            assert_eq!(ordered.runs[0].len(), RUN);
+            ordered.insert(Arc::clone(&nodes[late]));
+            check(&ordered, &model);
+        }
+    }
+
+    #[test]
     fn memory_follows_the_nodes() {
         const NODES: usize = 20 * RUN;
         let (nodes, mut ordered) = (nodes(NODES), empty());
