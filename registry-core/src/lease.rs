@@ -77,6 +77,11 @@ impl Verdict {
         self.now_ms.saturating_sub(self.lease_ms)
     }
 
+    /// When the sweep began.
+    pub(crate) const fn now_ms(&self) -> u64 {
+        self.now_ms
+    }
+
     /// Whether a session last heard at `seen_ms` is over its lease.
     pub(crate) fn is_over(&self, seen_ms: u64) -> bool {
         let since = |pause: &&Pause| pause.ended_ms > seen_ms;

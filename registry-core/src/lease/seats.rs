@@ -53,6 +53,8 @@ struct Places {
 #[derive(Debug)]
 struct Block {
     number: usize,
+    /// No seat's time was below this when they were last looked at; times only grow, so none is now.
+    least_ms: AtomicU64,
     /// When the seat's session was last heard, in monotonic milliseconds.
     heard_ms: [AtomicU64; BLOCK_SEATS],
 }
@@ -155,7 +157,7 @@ impl Table {
         let number = self.unused.pop_first().unwrap_or(self.blocks.len());
         let heard_ms = [const { AtomicU64::new(NEVER_OVER) }; BLOCK_SEATS];
         let places = Places {
-            block: Arc::new(Block { number, heard_ms }),
+            block: Arc::new(Block { number, least_ms: AtomicU64::new(0), heard_ms }),
             owners: (0..BLOCK_SEATS).map(|_| None).collect(),
             free: (0..BLOCK_SEATS as u16).rev().collect(),
         };
@@ -195,19 +197,30 @@ impl Table {
 
 impl Block {
     /// The seats that are over their lease.
+    ///
+    /// Looks at the times only when the earliest of the last look is over by now: where nodes speak a few times in a
+    /// lease, that is once in the larger part of a lease, however often somebody sweeps. A time that was read before that
+    /// look and noted after it can hide behind it, and is then found as much later as it was old.
     fn over(&self, verdict: &Verdict, into: &mut Vec<usize>) {
         let before_ms = verdict.suspect_before_ms();
+        if self.least_ms.load(Ordering::Relaxed) >= before_ms {
+            return;
+        }
+        // Whoever sits down later is heard no earlier than now.
+        let mut least_ms = verdict.now_ms();
         for (group, seats) in self.heard_ms.chunks_exact(8).enumerate() {
             // Eight at a time: almost always none, and a branch for each costs more than the look.
-            let suspects =
-                seats.iter().fold(false, |any, seat| any | (seat.load(Ordering::Relaxed) < before_ms));
-            if suspects {
+            let earliest_ms =
+                seats.iter().fold(NEVER_OVER, |least, seat| least.min(seat.load(Ordering::Relaxed)));
+            least_ms = least_ms.min(earliest_ms);
+            if earliest_ms < before_ms {
                 let over = |(at, seat): (usize, &AtomicU64)| {
                     verdict.is_over(seat.load(Ordering::Acquire)).then_some(group * 8 + at)
                 };
                 into.extend(seats.iter().enumerate().filter_map(over));
             }
         }
+        self.least_ms.store(least_ms, Ordering::Relaxed);
     }
 }
 
@@ -294,6 +307,46 @@ mod tests {
         silent.sort();
         expected.sort();
         assert_eq!(silent, expected);
+    }
+
+    #[test]
+    fn whoever_is_silent_is_found_by_the_next_sweep_whenever_they_sat_down() {
+        let (seats, hand) = seats();
+        let mut sitting: Vec<(Seat, NodeId, u64)> = Vec::new();
+        for now_ms in (0..200_000_u64).step_by(500) {
+            let number = usize::try_from(now_ms / 500).unwrap();
+            sitting.push((seats.take(&node(number), now_ms), node(number), now_ms));
+            // One in three goes on speaking.
+            for (seat, _, heard_ms) in sitting.iter_mut().step_by(3).filter(|(.., at)| now_ms - at >= 5_000) {
+                seat.heard(now_ms);
+                *heard_ms = now_ms;
+            }
+            let is_over = |heard_ms: &u64| now_ms - heard_ms > 15_000;
+            let mut expected: Vec<_> =
+                sitting.iter().filter(|(.., at)| is_over(at)).map(|(_, node, _)| node.clone()).collect();
+            let mut silent = seats.silent(&seats.judge());
+            silent.sort();
+            expected.sort();
+            assert_eq!(silent, expected, "at {now_ms}");
+            sitting.retain(|(.., at)| !is_over(at));
+            hand.advance(Duration::from_millis(500));
+        }
+    }
+
+    #[test]
+    fn whoever_sits_down_where_nobody_sat_is_found() {
+        let (seats, hand) = seats();
+        drop(seats.take(&node(1), 0));
+        let mut sitting = None;
+        for now_s in 0..60_u64 {
+            let silent = seats.silent(&seats.judge());
+            assert_eq!(!silent.is_empty(), now_s > 20 + 15, "at {now_s} s");
+            if now_s == 20 {
+                sitting = Some(seats.take(&node(2), 20_000));
+            }
+            hand.advance(Duration::from_secs(1));
+        }
+        drop(sitting);
     }
 
     #[test]
