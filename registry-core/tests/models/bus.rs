@@ -172,6 +172,7 @@ pub(super) fn snapshot_then_events() {
             expected = Some(state + 1);
         }
         assert_eq!(expected.unwrap_or(shown_state + 1), EVENTS + 1, "the last state is shown or told");
+        assert_eq!(rev, node.rev(), "and so is the last rev");
         drop(earlier);
     }
 }
