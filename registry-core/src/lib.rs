@@ -66,9 +66,9 @@
 //!
 //! # How it is built
 //!
-//! - **The roll** ([`Registry`]): a sharded map from ids to [`Node`]s, and for each user an ordered list of its nodes.
-//!   Ids are chosen by strangers, so the map hashes with a keyed hasher; whoever meets a node often holds its handle and
-//!   never asks the map. No guard of a map leaves the crate.
+//! - **The roll** ([`Registry`]): a sharded map from ids to [`Node`]s, and for each user its nodes in order, in runs of
+//!   some hundred. Ids are chosen by strangers, so the map hashes with a keyed hasher; whoever meets a node often holds
+//!   its handle and never asks the map. No guard of a map leaves the crate.
 //! - **The node** ([`Node`]): its hot state in atomics and swapped pointers, and the slot of the [`Session`] that holds
 //!   it. A session's number, the [`SessionEpoch`], fences off every earlier one.
 //! - **The leases** ([`lease`]): when each session was last heard stands in a dense table of times, which heartbeats write
@@ -168,7 +168,7 @@
 //! | [`Registry::resume`] | O(1); with a log of its own O(events replayed) | the user's log | no |
 //! | [`Outbox::try_push`], [`Outbox::next`] | O(1) | the outbox | no |
 //! | [`Registry::mark_dirty`] | O(1); a swap when marked already | the set, when new | no |
-//! | [`Registry::expire`] | O(sessions), 8 bytes each | the table of sessions, for a list of its blocks | that list |
+//! | [`Registry::expire`] | O(sessions), 8 bytes each; none for blocks of them that cannot be over yet | the table of sessions, for a list of its blocks | that list |
 //! | [`Registry::sweep`] | O(u + t + subscriptions) | topic by topic | the list of topics |
 //! | [`Registry::bus_stats`] | O(u + t) | topic by topic | the list of topics |
 
