@@ -87,7 +87,7 @@ impl Run {
     fn play(&mut self, step: Step) {
         match step {
             Step::Fleet(step) => {
-                let removed = self.fleet.play(&self.registry, &self.hand, step);
+                let removed = self.fleet.play(&self.registry, &self.hand, &step);
                 if let Some((node, index)) = removed {
                     self.forget_idle(index % USERS);
                     self.publish(&node, index, Class::Kept);

@@ -93,9 +93,9 @@ impl FleetModel {
         &mut self,
         registry: &Registry<Machine>,
         hand: &ManualClock,
-        step: Step,
+        step: &Step,
     ) -> Option<(Arc<Node<Machine>>, usize)> {
-        match step {
+        match *step {
             Step::Register { node, by_owner } => self.register(registry, node, by_owner),
             Step::Remove { node } => return self.remove(registry, node),
             Step::Attach { handle, agent, last_epoch } if !self.handles.is_empty() => {
