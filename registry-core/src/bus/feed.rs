@@ -185,12 +185,19 @@ impl<E> Feed<E> {
 
     /// The reader took something out of its hand, which moves no cursor: if a sweep found it lagging since it last said
     /// so, it says that it lives.
+    #[inline]
     pub(super) fn was_handed_out(&self, place: Place, answered: &mut u64) {
         let asked = self.asked.load(Ordering::Relaxed);
         if asked != *answered {
             *answered = asked;
-            self.state.lock().seats[place.index()].stood = None;
+            self.answer(place);
         }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn answer(&self, place: Place) {
+        self.state.lock().seats[place.index()].stood = None;
     }
 
     /// The reader is gone, with this many events in its hand.

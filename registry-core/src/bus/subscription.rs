@@ -270,6 +270,7 @@ impl<E> Subscription<E> {
         if self.floors.is_none()
             && let Some(received) = self.ready.pop_front()
         {
+            self.feed.was_handed_out(self.place, &mut self.answered);
             self.note(&received);
             return Poll::Ready(Ok(received));
         }

@@ -46,9 +46,8 @@ impl<F: Fleet> Registry<F> {
             _ => Class::Plain,
         };
         let bytes = F::event_bytes(&event);
-        let (user, id) = (node.user().clone(), node.id().clone());
         let at_unix_ms = self.clock.unix_ms();
-        let draft = Draft { user, node: id, rev, at_unix_ms, event, bytes, class };
+        let draft = Draft { user: node.user(), node: node.id(), rev, at_unix_ms, event, bytes, class };
         bus::publish(&node.user_topic, node.topic.get().map(Arc::as_ref), draft, &self.bus, &mut after)
     }
 
