@@ -280,7 +280,7 @@ pub struct BusStats {
     /// Replay rings, the lingering ones included.
     pub rings: usize,
     /// Events meant for a subscription, one for each. When nothing waits any more, this is what was handed out, missed,
-    /// coalesced and abandoned, together.
+    /// coalesced and abandoned, together; and what was left out because a snapshot had shown it.
     pub delivered_total: u64,
     /// Events that were pushed out before a reader came to them, counted when it does.
     pub missed_total: u64,

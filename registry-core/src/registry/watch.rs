@@ -23,8 +23,10 @@ impl<F: Fleet> Registry<F> {
     /// did until a moment ago, and may resume). It is called under the node's publish lock, so that the last event
     /// delivered for a node shows its latest state: it may read the node, and must not publish, subscribe or block.
     ///
-    /// Order: total per user, and so per node. Cost: an atomic and a few loads when nobody watches, no lock; otherwise
-    /// two allocations and some tens of nanoseconds a subscription, whatever the readers do.
+    /// Order: total per user, and so per node. A node's revs only grow; one may be skipped when somebody comes to watch.
+    ///
+    /// Cost: an atomic addition and a few loads when nobody watches, lock-free. Otherwise one allocation, the locks of
+    /// the logs that it goes to, and to wake the readers that wait there, whatever all others do.
     pub fn publish(&self, node: &Node<F>, make: impl FnOnce(u64) -> F::Event) -> usize {
         if !node.is_watched() {
             node.next_rev();
@@ -138,7 +140,7 @@ impl<F: Fleet> Registry<F> {
         let mut revs = HashMap::with_capacity(nodes.len());
         let mut shown = Vec::with_capacity(nodes.len());
         for node in &nodes {
-            // Under the lock, so that events up to this rev are all on their way, and later ones find the queue.
+            // Under the lock, so that events up to this rev are all on their way, and later ones find the reader.
             let rev = {
                 let _order = node.publishing.lock();
                 node.rev_seen()
