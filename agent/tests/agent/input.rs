@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use muster_proto::v1::session_down::Message as Down;
 use muster_proto::v1::{self, Stream, TaskOutcome};
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::support::{attached, eventually, id, shell, shell_on_pty};
 
@@ -108,6 +109,9 @@ async fn the_end_of_a_terminals_input_is_typed() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn control_c_reaches_the_foreground() {
+    // What a script starts in the background ignores SIGINT, and would hand that on to the task; a handler is not
+    // handed on.
+    let _handler = signal(SignalKind::interrupt()).unwrap();
     let (hub, _home, agent) = attached().await;
     hub.run(shell_on_pty(1, "trap 'echo caught; exit 9' INT; echo ready; while :; do sleep 0.05; done"))
         .await;
