@@ -9,7 +9,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::Waker;
 use std::time::Duration;
 
@@ -229,6 +229,14 @@ impl<E> Feed<E> {
     /// Whether publishers wait for this reader.
     pub(super) const fn is_patient(&self) -> bool {
         matches!(self.overflow, OverflowPolicy::Wait { .. })
+    }
+
+    /// The followers whose readers are waited for, and whether there are any.
+    pub(super) fn patient_followers(&self, any: &AtomicBool) -> Vec<Arc<Self>> {
+        let state = self.state.lock();
+        let patient = state.followers.patient();
+        any.store(!patient.is_empty(), Ordering::Release);
+        patient
     }
 
     /// Hands one event to the one reader of a feed of its own. Whether it took it, and whether it takes more.

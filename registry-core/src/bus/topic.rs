@@ -161,10 +161,7 @@ impl<E> UserTopic<E> {
 
     /// The followers whose readers are waited for.
     pub(crate) fn waited_for(&self) -> Vec<Arc<Feed<E>>> {
-        let state = self.feed.state.lock();
-        let patient = state.followers.patient();
-        self.waited_for.store(!patient.is_empty(), Ordering::Release);
-        patient
+        self.feed.patient_followers(&self.waited_for)
     }
 
     /// Whether nobody watches and nothing is kept.
@@ -320,10 +317,7 @@ impl<E> NodeTopic<E> {
 
     /// The followers whose readers are waited for.
     pub(crate) fn waited_for(&self) -> Vec<Arc<Feed<E>>> {
-        let state = self.feed.state.lock();
-        let patient = state.followers.patient();
-        self.waited_for.store(!patient.is_empty(), Ordering::Release);
-        patient
+        self.feed.patient_followers(&self.waited_for)
     }
 
     /// A reader of the node's own feed.
