@@ -21,7 +21,7 @@ lint: ## Formatting, clippy, and the docs' links
 doc: ## The crates' documentation, under target/doc
 	$(CARGO) doc --workspace --no-deps
 
-bench: ## The benchmarks, about half an hour; results in benches/results, explained in benches/README.md
+bench: ## The benchmarks, about a quarter of an hour; results in benches/results, explained in benches/README.md
 	$(CARGO) build --release --package muster
 	$(CARGO) build --release --package muster-benches
 	./target/release/muster-load all
