@@ -427,6 +427,27 @@ impl ControlService for FakeHub {
         Ok(Response::new(pb::ResizeTaskResponse {}))
     }
 
+    async fn view_screen(
+        &self,
+        _: Request<pb::ViewScreenRequest>,
+    ) -> Result<Response<pb::ViewScreenResponse>, Status> {
+        Err(Status::unimplemented("not part of this fake"))
+    }
+
+    async fn view_commands(
+        &self,
+        _: Request<pb::ViewCommandsRequest>,
+    ) -> Result<Response<pb::ViewCommandsResponse>, Status> {
+        Err(Status::unimplemented("not part of this fake"))
+    }
+
+    async fn search_terminal(
+        &self,
+        _: Request<pb::SearchTerminalRequest>,
+    ) -> Result<Response<pb::SearchTerminalResponse>, Status> {
+        Err(Status::unimplemented("not part of this fake"))
+    }
+
     async fn create_token(
         &self,
         _: Request<pb::CreateTokenRequest>,

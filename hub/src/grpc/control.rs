@@ -251,6 +251,27 @@ impl ControlService for ControlApi {
         self.reply(self.read(request).await)
     }
 
+    async fn view_screen(
+        &self,
+        _: Request<v1::ViewScreenRequest>,
+    ) -> Result<Response<v1::ViewScreenResponse>, Status> {
+        Err(Status::unimplemented("not yet"))
+    }
+
+    async fn view_commands(
+        &self,
+        _: Request<v1::ViewCommandsRequest>,
+    ) -> Result<Response<v1::ViewCommandsResponse>, Status> {
+        Err(Status::unimplemented("not yet"))
+    }
+
+    async fn search_terminal(
+        &self,
+        _: Request<v1::SearchTerminalRequest>,
+    ) -> Result<Response<v1::SearchTerminalResponse>, Status> {
+        Err(Status::unimplemented("not yet"))
+    }
+
     async fn create_token(
         &self,
         request: Request<v1::CreateTokenRequest>,
