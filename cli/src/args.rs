@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::commands::{agent, attach, completions, demo, exec, hub, logs, nodes, tasks, token};
+use crate::commands::{agent, attach, completions, demo, exec, hub, logs, nodes, strip, tasks, token};
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -49,6 +49,7 @@ pub(crate) enum Command {
     Logs(logs::LogsArgs),
     Attach(attach::AttachArgs),
     Tasks(tasks::TasksArgs),
+    Strip(strip::StripArgs),
     Completions(completions::CompletionsArgs),
 }
 
@@ -61,7 +62,12 @@ impl Command {
             Self::Tasks(args) => args.wants_json(),
             Self::Exec(args) => args.output.is_json(),
             Self::Logs(args) => args.output.is_json(),
-            Self::Hub(_) | Self::Agent(_) | Self::Demo(_) | Self::Attach(_) | Self::Completions(_) => false,
+            Self::Hub(_)
+            | Self::Agent(_)
+            | Self::Demo(_)
+            | Self::Attach(_)
+            | Self::Strip(_)
+            | Self::Completions(_) => false,
         }
     }
 }

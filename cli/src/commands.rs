@@ -8,6 +8,7 @@ pub(crate) mod exec;
 pub(crate) mod hub;
 pub(crate) mod logs;
 pub(crate) mod nodes;
+pub(crate) mod strip;
 pub(crate) mod tasks;
 pub(crate) mod token;
 
@@ -29,5 +30,6 @@ pub(crate) async fn run(command: Command) -> anyhow::Result<u8> {
         Command::Attach(args) => Box::pin(attach::run(args, clock)).await,
         Command::Tasks(args) => tasks::run(args, &clock).await,
         Command::Completions(args) => completions::run(&args),
+        Command::Strip(args) => strip::run(&args),
     }
 }

@@ -20,6 +20,10 @@ fn main() -> ExitCode {
     let cli = args::Cli::parse();
     let wants_json = cli.command.wants_json();
     output::set_colour(cli.no_color);
+    if let args::Command::Strip(args) = &cli.command {
+        // A filter needs no threads of ours, and is there before they would be.
+        return end(commands::strip::run(args), wants_json);
+    }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -30,6 +34,11 @@ fn main() -> ExitCode {
     let result = runtime.block_on(commands::run(cli.command));
     // Threads that wait for input or output must not keep the process.
     runtime.shutdown_background();
+    end(result, wants_json)
+}
+
+/// Tells a failure, and gives the exit code.
+fn end(result: anyhow::Result<u8>, wants_json: bool) -> ExitCode {
     match result {
         Ok(code) => ExitCode::from(code),
         Err(error) => {

@@ -131,7 +131,8 @@ fn write_all(mut queue: mpsc::Receiver<Job>, mut stdout: File, mut stderr: File,
     }
 }
 
-fn write_fully(file: &mut File, mut bytes: &[u8]) -> std::io::Result<()> {
+/// Writes all of it, also where another program has made the end non-blocking.
+pub(crate) fn write_fully(file: &mut File, mut bytes: &[u8]) -> std::io::Result<()> {
     while !bytes.is_empty() {
         match file.write(bytes) {
             Ok(0) => return Err(ErrorKind::WriteZero.into()),
