@@ -1,7 +1,10 @@
 //! A node's terminal as a run of frames, and the bounded tail of it that is kept in memory.
 
 pub mod codec;
+pub mod excerpt;
+pub mod search;
 pub mod tail;
+pub mod text;
 
 use bytes::Bytes;
 
