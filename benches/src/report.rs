@@ -52,6 +52,35 @@ impl Row {
         }
     }
 
+    /// A throughput beside a peer's, from the same rounds. `goal` is the lowest ratio wanted.
+    #[must_use]
+    pub fn faster(
+        area: &str,
+        path: impl Into<String>,
+        (ours, peer_value): (f64, f64),
+        peer: &str,
+        unit: &str,
+        goal: Option<f64>,
+    ) -> Self {
+        Self {
+            goal: goal.map(|goal| format!(">= {goal}x")),
+            met: goal.map(|goal| ours >= goal * peer_value),
+            ..Self::beside(area, path, (ours, peer_value), peer, unit, None)
+        }
+    }
+
+    /// Says that a peer is not on this machine: no figure of another run stands in for it.
+    #[must_use]
+    pub fn peer_not_found(self, peer: &str) -> Self {
+        Self { peer: Some(format!("{peer}: not found")), ..self }
+    }
+
+    /// Says which figure, and not which ratio, is wanted at least.
+    #[must_use]
+    pub fn at_least(self, goal: f64) -> Self {
+        Self { met: Some(self.ours >= goal), goal: Some(format!(">= {goal} {}", self.unit)), ..self }
+    }
+
     /// Says which figure, and not which ratio, is wanted at most.
     #[must_use]
     pub fn at_most(self, goal: f64) -> Self {
@@ -131,8 +160,11 @@ pub fn table(rows: &[Row]) -> String {
         let Row { area, path, ours, unit, .. } = row;
         // Writing to a string cannot fail.
         let _ = write!(out, "{area:areas$}  {path:paths$}  {ours:>10} {unit}");
-        if let (Some(peer), Some(value), Some(ratio)) = (&row.peer, row.peer_value, row.ratio) {
-            let _ = write!(out, "   {peer} {value} (ratio {ratio})");
+        if let Some(peer) = &row.peer {
+            let _ = write!(out, "   {peer}");
+        }
+        if let (Some(value), Some(ratio)) = (row.peer_value, row.ratio) {
+            let _ = write!(out, " {value} (ratio {ratio})");
         }
         if let (Some(goal), Some(met)) = (&row.goal, row.met) {
             let _ = write!(out, "   goal {goal}: {}", if met { "met" } else { "MISSED" });
@@ -214,6 +246,19 @@ mod tests {
         assert_eq!(paths, ["c", "b"]);
         let again: Report = serde_json::from_str(&serde_json::to_string(&report).unwrap()).unwrap();
         assert_eq!(again, report);
+    }
+
+    #[test]
+    fn goals_look_the_way_they_point() {
+        let slower = |ours| Row::beside("bus", "a", (ours, 2.0), "b", "ns", Some(0.5)).met;
+        assert_eq!((slower(1.0), slower(1.1)), (Some(true), Some(false)));
+        let faster = |ours| Row::faster("strip", "a", (ours, 2.0), "b", "GB/s", Some(4.0)).met;
+        assert_eq!((faster(8.0), faster(7.9)), (Some(true), Some(false)));
+        let alone = |ours| Row::alone("strip", "a", &[ours], "GB/s").at_least(3.0).met;
+        assert_eq!((alone(3.0), alone(2.9)), (Some(true), Some(false)));
+        let absent = Row::alone("strip", "a", &[1.0], "GB/s").peer_not_found("Bun");
+        assert_eq!((absent.met, absent.peer_value), (None, None));
+        assert_eq!(table(&[absent]), "strip  a           1 GB/s   Bun: not found\n");
     }
 
     #[test]

@@ -2,7 +2,8 @@
 //! is busy for all alike. (Criterion measures one after the other, which on a shared machine compares moments.)
 //!
 //! `cargo bench -p muster-benches --bench peers` prints the table and puts the rows into `results/latest.json`;
-//! `-- growth` draws how cost grows; `-- roll`, `bus`, `leases`, `dirty`, `memory` measure one area each.
+//! `-- growth` draws how cost grows; `-- roll`, `bus`, `leases`, `dirty`, `memory`, `strip`, `views` measure one area
+//! each.
 
 #![allow(clippy::unwrap_used, reason = "a benchmark that cannot go on fails")]
 #![allow(clippy::cast_precision_loss, reason = "counts and nanoseconds of one run are far below 2^52")]
@@ -17,6 +18,8 @@ mod memory;
 mod plot;
 mod readers;
 mod roll;
+mod strip;
+mod views;
 
 use std::path::Path;
 
@@ -32,6 +35,8 @@ const AREAS: &[(&str, Area)] = &[
     ("leases", leases::rows),
     ("dirty", leases::dirty_rows),
     ("bus", bus::rows),
+    ("strip", strip::rows),
+    ("views", views::rows),
 ];
 
 fn main() -> anyhow::Result<()> {

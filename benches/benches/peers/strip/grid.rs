@@ -1,0 +1,78 @@
+//! Everybody's throughput on every corpus, as a table for `results/strip.md`.
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use super::corpora::Corpus;
+use super::{BORROWED, CHUNK_BYTES, paths};
+
+/// The table: a line for each corpus, a column for each who took part.
+pub(crate) struct Grid {
+    versions: String,
+    lines: Vec<(String, Vec<(&'static str, f64)>)>,
+}
+
+impl Grid {
+    pub(crate) fn new(versions: &str) -> Self {
+        Self { versions: versions.to_owned(), lines: Vec::new() }
+    }
+
+    /// Adds what was measured on a corpus.
+    pub(crate) fn add(&mut self, corpus: &Corpus, speeds: Vec<(&'static str, f64)>) {
+        let name = match corpus.bytes_per_escape() {
+            Some(bytes) => format!("{} ({bytes})", corpus.name),
+            None => corpus.name.clone(),
+        };
+        self.lines.push((name, speeds));
+    }
+
+    /// The table and its heading, as Markdown.
+    pub(crate) fn text(&self) -> String {
+        let mut out = format!(
+            "GB/s of input, pieces of {} KiB; in brackets the bytes for each ESC. {}.\n\n",
+            CHUNK_BYTES / 1024,
+            if self.versions.is_empty() { "No runtime was found" } else { &self.versions }
+        );
+        let mut columns: Vec<&str> = Vec::new();
+        for (name, _) in self.lines.iter().flat_map(|(_, speeds)| speeds) {
+            if !columns.contains(name) {
+                columns.push(name);
+            }
+        }
+        // Writing to a string cannot fail.
+        let _ = writeln!(
+            out,
+            "| corpus | {} |",
+            columns.iter().map(|name| heading(name)).collect::<Vec<_>>().join(" | ")
+        );
+        let _ = writeln!(out, "| --- |{}", " --: |".repeat(columns.len()));
+        for (name, speeds) in &self.lines {
+            let _ = write!(out, "| {name} |");
+            for column in &columns {
+                let speed = speeds.iter().find(|(who, _)| who == column).map(|(_, speed)| *speed);
+                let _ = write!(out, " {} |", speed.map(shown).unwrap_or_default());
+            }
+            out.push('\n');
+        }
+        out
+    }
+
+    /// Writes it to `results/strip.md`.
+    pub(crate) fn save(&self) {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("results/strip.md");
+        std::fs::write(file, self.text()).unwrap();
+    }
+}
+
+fn heading(name: &str) -> String {
+    let ours = name == BORROWED || paths().iter().any(|(path, _)| *path == name);
+    if ours { format!("ours, {name}") } else { name.to_owned() }
+}
+
+fn shown(speed: f64) -> String {
+    match speed {
+        10.0.. => format!("{speed:.0}"),
+        1.0.. => format!("{speed:.1}"),
+        _ => format!("{speed:.2}"),
+    }
+}

@@ -1,0 +1,57 @@
+// Strips for the benchmark with what the runtime brings: Bun's stripANSI, or Node's stripVTControlCharacters.
+//
+//   strip.mjs CHUNK_BYTES FILE...
+//
+// Says its name and version, then answers each line "FILE_NUMBER NANOSECONDS" of its input with the nanoseconds that one
+// pass over that file's pieces takes, measured for that long, after some turns that do not count: compilers and
+// collectors need them. The pieces are strings before the clock starts, of one byte a character where that is enough.
+
+import { readFileSync } from "node:fs";
+import { createInterface } from "node:readline";
+import { stripVTControlCharacters } from "node:util";
+
+const [chunkBytes, ...files] = process.argv.slice(2);
+const strip = globalThis.Bun?.stripANSI ?? stripVTControlCharacters;
+
+function pieces(file) {
+  const bytes = readFileSync(file);
+  const decoder = new TextDecoder();
+  const texts = [];
+  for (let at = 0; at < bytes.length; at += Number(chunkBytes)) {
+    texts.push(narrow(decoder.decode(bytes.subarray(at, at + Number(chunkBytes)), { stream: true })));
+  }
+  return texts;
+}
+
+function narrow(text) {
+  return /^[\x00-\xFF]*$/.test(text) ? Buffer.from(text, "latin1").toString("latin1") : text;
+}
+
+// Turns before the one that counts.
+const WARM_TURNS = 4;
+
+let length = 0;
+
+function pass(texts) {
+  for (const text of texts) length += strip(text).length;
+}
+
+function measure(texts, nanos) {
+  const start = performance.now();
+  let passes = 0;
+  let took = 0;
+  do {
+    pass(texts);
+    passes += 1;
+    took = (performance.now() - start) * 1e6;
+  } while (took < nanos);
+  return took / passes;
+}
+
+const corpora = files.map(pieces);
+console.log(globalThis.Bun ? `Bun ${Bun.version}` : `Node ${process.version}`);
+for await (const line of createInterface({ input: process.stdin })) {
+  const [corpus, nanos] = line.split(" ").map(Number);
+  measure(corpora[corpus], WARM_TURNS * nanos);
+  console.log(JSON.stringify({ nanos: measure(corpora[corpus], nanos), length }));
+}
