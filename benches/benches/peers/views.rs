@@ -1,7 +1,6 @@
 //! The views of a terminal: what it costs to read its last 64 KiB as text, and how fast searching goes.
 
 use std::hint::black_box;
-use std::time::Duration;
 
 use muster_benches::report::Row;
 use registry_core::terminal::search::{Search, SearchOptions};
