@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::commands::{agent, attach, completions, demo, exec, hub, logs, nodes, strip, tasks, token};
+use crate::commands::{
+    agent, attach, completions, demo, exec, hub, logs, nodes, search, strip, tasks, token,
+};
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -47,6 +49,7 @@ pub(crate) enum Command {
     Nodes(nodes::NodesArgs),
     Exec(Box<exec::ExecArgs>),
     Logs(logs::LogsArgs),
+    Search(search::SearchArgs),
     Attach(attach::AttachArgs),
     Tasks(tasks::TasksArgs),
     Strip(strip::StripArgs),
@@ -62,6 +65,7 @@ impl Command {
             Self::Tasks(args) => args.wants_json(),
             Self::Exec(args) => args.output.is_json(),
             Self::Logs(args) => args.output.is_json(),
+            Self::Search(args) => args.output.is_json(),
             Self::Hub(_)
             | Self::Agent(_)
             | Self::Demo(_)

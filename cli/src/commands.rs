@@ -8,6 +8,7 @@ pub(crate) mod exec;
 pub(crate) mod hub;
 pub(crate) mod logs;
 pub(crate) mod nodes;
+pub(crate) mod search;
 pub(crate) mod strip;
 pub(crate) mod tasks;
 pub(crate) mod token;
@@ -30,6 +31,7 @@ pub(crate) async fn run(command: Command) -> anyhow::Result<u8> {
         Command::Attach(args) => Box::pin(attach::run(args, clock)).await,
         Command::Tasks(args) => tasks::run(args, &clock).await,
         Command::Completions(args) => completions::run(&args),
+        Command::Search(args) => search::run(args, &clock).await,
         Command::Strip(args) => strip::run(&args),
     }
 }

@@ -24,6 +24,11 @@ pub(crate) fn set_colour(no_color_option: bool) {
     COLOUR.store(!asked_not_to && std::io::stdout().is_terminal(), Ordering::Relaxed);
 }
 
+/// Text that is to catch the eye, where colours are wanted. It has to be fit for a terminal already.
+pub(crate) fn highlight(text: &str) -> String {
+    if COLOUR.load(Ordering::Relaxed) { format!("\x1b[1;31m{text}\x1b[0m") } else { text.to_owned() }
+}
+
 /// Text from the hub or a node as it may stand in a line of ours: no escape sequences, no control characters, no
 /// line breaks, nothing that turns the direction of writing around.
 pub(crate) fn sanitise(text: &str) -> String {
@@ -173,6 +178,16 @@ pub(crate) fn ago(then_unix_ms: u64, now_unix_ms: u64) -> String {
     }
 }
 
+/// How long something took: "340ms", "12.3s", "5m 12s", "3h 20m".
+pub(crate) fn took(ms: u64) -> String {
+    match ms {
+        0..1_000 => format!("{ms}ms"),
+        1_000..60_000 => format!("{}.{}s", ms / 1000, ms % 1000 / 100),
+        60_000..3_600_000 => format!("{}m {}s", ms / 60_000, ms / 1000 % 60),
+        _ => format!("{}h {}m", ms / 3_600_000, ms / 60_000 % 60),
+    }
+}
+
 /// A size in its largest unit: "812 B", "3.4 MiB".
 pub(crate) fn size(bytes: u64) -> String {
     const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
@@ -253,6 +268,7 @@ mod tests {
     fn sizes_and_ages_are_short() {
         assert_eq!(size(812), "812 B");
         assert_eq!(size(3_565_158), "3.4 MiB");
+        assert_eq!([999, 12_399, 312_000, 12_000_000].map(took), ["999ms", "12.3s", "5m 12s", "3h 20m"]);
         assert_eq!(ago(0, 5), "never");
         assert_eq!(ago(1_000, 4_500), "3s ago");
         assert_eq!(ago(5_000, 1_000), "0s ago");

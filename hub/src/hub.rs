@@ -232,6 +232,8 @@ impl Hub {
                 book,
                 Arc::clone(&auth),
                 draining.clone(),
+                clock.clone(),
+                Arc::clone(&metrics),
             ),
             watch: Watch::new(mesh.clone(), Arc::clone(&auth), config.reader_grace, draining),
             enrolment: Enrolment::new(Arc::clone(&store), mesh.clone(), Arc::clone(&auth), clock.clone()),

@@ -55,6 +55,13 @@ pub struct PortLabel {
     pub port: &'static str,
 }
 
+/// One label: which view of a terminal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ViewLabel {
+    /// `commands`, `screen` or `search`.
+    pub view: &'static str,
+}
+
 /// Which port, and why.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct PortReasonLabels {
@@ -130,6 +137,10 @@ metrics! {
     bus_missed_total: Counter, "Events that lagging subscribers lost, and were told of";
     bus_closed_stagnant_total: Counter, "Subscriptions that were closed because nobody read them";
     bus_pruned_total: Counter, "Dead subscriptions that were removed";
+
+    views_seconds: Family<ViewLabel, Histogram>, "Time that it took to compute a view of a terminal, by view";
+    view_screens: Gauge, "Screens that are kept to be fed on from";
+    view_screens_bytes: Gauge, "Bytes that these screens hold";
 
     requests_total: Family<RequestLabels, Counter>, "Requests that were answered, by transport and code";
     connections: Family<PortLabel, Gauge>, "Open connections, by port";
@@ -246,10 +257,10 @@ impl Fresh for SecondsGauge {
 impl<L, M> Fresh for Family<L, M>
 where
     L: Clone + std::hash::Hash + Eq,
-    M: Default,
+    M: Fresh,
 {
     fn fresh() -> Self {
-        Self::default()
+        Self::new_with_constructor(M::fresh)
     }
 }
 

@@ -5,22 +5,23 @@
 //! (it lagged, the hub dropped its copy, the agent sends again) sends it back to the log. So no reader misses a frame
 //! or sees one twice, however slow it is, and a slow one costs the hub no memory.
 
-pub mod digest;
-pub mod plain;
 mod reader;
+pub mod views;
 
 use std::pin::Pin;
 use std::sync::Arc;
 
 use futures_util::Stream;
-use registry_core::{Boot, Cursor, Frame, Interest, SubscribeOptions, TaskId, TaskState};
+use registry_core::{Boot, Clock, Cursor, Frame, Interest, SubscribeOptions, TaskId, TaskState};
 use tokio_util::sync::CancellationToken;
 
 use self::reader::Reader;
+use self::views::Views;
 use crate::auth::{Action, Auth, Principal};
 use crate::error::{ErrorCode, HubError};
 use crate::ingest::Ingest;
 use crate::mesh::Mesh;
+use crate::metrics::Metrics;
 use crate::store::Store;
 use crate::tasks::book::Book;
 
@@ -95,6 +96,7 @@ pub struct Terminal {
     book: Arc<Book>,
     auth: Arc<Auth>,
     draining: CancellationToken,
+    views: Views,
 }
 
 impl Terminal {
@@ -107,8 +109,11 @@ impl Terminal {
         book: Arc<Book>,
         auth: Arc<Auth>,
         draining: CancellationToken,
+        clock: Clock,
+        metrics: Arc<Metrics>,
     ) -> Self {
-        Self { mesh, ingest, store, book, auth, draining }
+        let views = Views::new(metrics, clock);
+        Self { mesh, ingest, store, book, auth, draining, views }
     }
 
     /// Reads a node's log.
@@ -127,11 +132,7 @@ impl Terminal {
             None => None,
         };
         if task.as_ref().is_some_and(|task| task.node != *node.id()) {
-            return Err(HubError::new(
-                ErrorCode::InvalidArgument,
-                "the task belongs to another node: `muster tasks get` says which".to_owned(),
-            )
-            .with("field", "task"));
+            return Err(elsewhere());
         }
         let interest = Interest { users: Vec::new(), nodes: vec![node.id().clone()] };
         let options = SubscribeOptions { grace: NEVER, ..SubscribeOptions::default() };
@@ -166,4 +167,9 @@ impl Terminal {
             )
         })
     }
+}
+
+fn elsewhere() -> HubError {
+    let detail = "the task belongs to another node: `muster tasks get` says which";
+    HubError::new(ErrorCode::InvalidArgument, detail).with("field", "task")
 }

@@ -1,14 +1,16 @@
 //! `muster logs`: what a node's terminals said, from any place on, as text or as it was.
 
+mod commands;
+mod live;
+mod shown;
 mod tail;
 
-use std::collections::HashMap;
 use std::io::IsTerminal as _;
 use std::time::Duration;
 
 use bytes::Bytes;
 use clap::{Args, ValueEnum};
-use muster_proto::v1::{self as pb, frame::Kind};
+use muster_proto::v1::frame::Kind;
 use registry_core::{Clock, Cursor};
 
 use crate::args::{Connection, Reconnect, TextFormat, as_ms, parse_time};
@@ -16,27 +18,41 @@ use crate::client::Hub;
 use crate::exit::{self, Failure};
 use crate::follow::{self, Item, Items, Reading, Start};
 use crate::output::console::{Console, To};
-use crate::output::paint::Painter;
-use crate::output::{json, json_text, sanitise};
+use crate::output::sanitise;
 use crate::signals::Interrupts;
+use crate::tty;
 
-/// Tasks whose output is being read at once; an agent runs fewer.
-const MAX_PAINTERS: usize = 1024;
+use self::live::CurrentLine;
+use self::shown::Shown;
 
 const HELP: &str = "\
 Examples:
   muster logs web-1                          everything that is kept
   muster logs web-1 --tail 100 --follow      the last 100 lines, and what comes
   muster logs web-1 --since 10m
+  muster logs web-1 --view commands          what was run lately, how it went and what it said
+  muster logs web-1 --view screen            what its full-screen program shows now
   muster logs web-1 --task 01939c5e-7a3b-7c4d-8e5f-0123456789ab --view raw > out.bin
   muster logs web-1 --max-bytes 65536 --show-cursor
   muster logs web-1 --since 1763880000000:42 -o json | jq -r 'select(.kind == \"output\") | .data_base64' | base64 -d
+
+Views:
+  text      lines as a person would have seen them: no escape sequences, what was written over is gone, a progress bar
+            is its last state. Lines of different tasks never mix. With --follow a line comes once it is final; on a
+            terminal the line that is being written is shown as it stands
+  commands  the newest tasks, newest last (10, or --tail N): command, who, when, how it ended, the begin and end of
+            its output (2048 bytes of text, or --max-bytes) and how to read what is left out
+  screen    what the newest task with a terminal (or --task) shows now; --tail N lines of scrollback before it;
+            --follow draws it again as it changes
+  raw       every byte as it was, except on a terminal, which gets text in any case
 
 A cursor (boot:seq) names a frame; reading goes on after it, exactly. What is missing is told on stderr. A node's log
 is one stream: the stdout, stderr and terminals of all its tasks, in the order of their birth.
 
 With -o json each frame is one object on a line: cursor, at_unix_ms, task_id, kind (started, output, ended, gap,
-closed) and what belongs to that kind; output is in data_base64, every byte as it was.
+closed) and what belongs to that kind; output is in data_base64, every byte as it was. With --view text besides, each
+line is one: text, task_id, stream, first and last (cursors), ended (false: it goes on in the next one, or stopped
+there).
 
 If the hub goes away, reading goes on at the same place when it is back (see --reconnect). Exit codes: see muster
 --help; 130 after Ctrl-C.";
@@ -57,12 +73,11 @@ pub(crate) struct LogsArgs {
     #[arg(long, value_name = "CURSOR|TIME", value_parser = parse_since, conflicts_with = "tail")]
     since: Option<Since>,
 
-    /// "text" is without escape sequences and control characters; "raw" is every byte as it was, except on a
-    /// terminal, which gets text in any case.
-    #[arg(long, value_name = "VIEW", default_value = "text", value_enum)]
-    view: View,
+    /// What is shown of it, see below; "text" unless given.
+    #[arg(long, value_name = "VIEW", value_enum)]
+    view: Option<View>,
 
-    /// Only the last N lines (with -o json: frames).
+    /// Only the last N lines (of "commands": tasks).
     #[arg(long, value_name = "N")]
     tail: Option<usize>,
 
@@ -70,11 +85,11 @@ pub(crate) struct LogsArgs {
     #[arg(long, value_name = "ID")]
     task: Option<String>,
 
-    /// Stop after about this many bytes of output.
+    /// Stop after about this many bytes of output; of "commands": text of each task.
     #[arg(long, value_name = "BYTES", default_value_t = 0, hide_default_value = true)]
     max_bytes: u64,
 
-    /// At the end, print the cursor to read on from on stderr.
+    /// At the end, say on stderr which frames were printed and where to read on.
     #[arg(long)]
     show_cursor: bool,
 
@@ -92,16 +107,20 @@ pub(crate) struct LogsArgs {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum View {
     Text,
+    Commands,
+    Screen,
     Raw,
 }
 
+/// Where to begin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Since {
+pub(crate) enum Since {
     Cursor(Cursor),
     Ago(Duration),
 }
 
-fn parse_since(text: &str) -> Result<Since, String> {
+/// Reads a cursor or a length of time.
+pub(crate) fn parse_since(text: &str) -> Result<Since, String> {
     if let Ok(cursor) = text.parse() {
         return Ok(Since::Cursor(cursor));
     }
@@ -110,24 +129,85 @@ fn parse_since(text: &str) -> Result<Since, String> {
         .map_err(|_| "expected a cursor (1763880000000:42) or a time (10m)".to_owned())
 }
 
+impl LogsArgs {
+    /// How frames are shown.
+    fn shown(&self) -> Shown {
+        match (self.view, self.output.is_json()) {
+            (None | Some(View::Raw), true) => Shown::Frames,
+            (Some(View::Raw), false) if !std::io::stdout().is_terminal() => Shown::Raw,
+            (_, json) => Shown::text(json, self.follow),
+        }
+    }
+
+    /// The views of how things stand now have no place to begin at.
+    fn check(&self) -> Result<(), Failure> {
+        let now = matches!(self.view, Some(View::Commands | View::Screen));
+        if now && self.since.is_some() {
+            return Err(Failure::usage("this view shows how things stand now: leave out --since"));
+        }
+        if self.view == Some(View::Commands) && self.follow {
+            return Err(Failure::usage(
+                "--view commands is not followed: `muster nodes watch` tells what happens",
+            ));
+        }
+        Ok(())
+    }
+}
+
 /// Prints the log and gives the exit code.
 pub(crate) async fn run(args: LogsArgs, clock: &Clock) -> anyhow::Result<u8> {
+    args.check()?;
     let hub = Hub::find(&args.connection)?;
     let console = Console::start()?;
     let mut interrupts = Interrupts::listen()?;
-    let mut last = None;
+    let mut progress = Progress::new(&args);
     let code = {
-        let printing = print(&hub, &args, clock, &console, &mut last);
+        let printing = async {
+            match args.view {
+                Some(View::Commands) => commands::print(&hub, &args, clock).await,
+                _ => Box::pin(print(&hub, &args, clock, &console, &mut progress)).await,
+            }
+        };
         tokio::select! {
-            result = Box::pin(printing) => result.map(|()| exit::DONE),
+            result = printing => result.map(|()| exit::DONE),
             code = interrupts.next() => Ok(code),
         }
     };
-    if let Some(cursor) = last.filter(|_| args.show_cursor) {
-        console.note(&format!("read on with --since {cursor}")).await;
+    console.write(To::Stdout, progress.current.leave()).await?;
+    if args.show_cursor {
+        let sentence = progress.sentence().unwrap_or_else(|| "there are no frames".to_owned());
+        console.note(&sentence).await;
     }
     console.flush().await?;
     Ok(code?)
+}
+
+/// How far printing has come.
+#[derive(Debug, Default)]
+struct Progress {
+    first: Option<Cursor>,
+    last: Option<Cursor>,
+    current: CurrentLine,
+}
+
+impl Progress {
+    fn new(args: &LogsArgs) -> Self {
+        let on = args.follow && !args.output.is_json() && std::io::stdout().is_terminal();
+        Self { current: CurrentLine::new(on), ..Self::default() }
+    }
+
+    fn see(&mut self, cursor: Cursor) {
+        self.first = self.first.or(Some(cursor));
+        self.last = Some(cursor);
+    }
+
+    fn sentence(&self) -> Option<String> {
+        let last = self.last?;
+        Some(match self.first {
+            Some(first) => format!("frames {first} to {last}; read on with --since {last}"),
+            None => format!("no frames; read on with --since {last}"),
+        })
+    }
 }
 
 async fn print(
@@ -135,7 +215,7 @@ async fn print(
     args: &LogsArgs,
     clock: &Clock,
     console: &Console,
-    last: &mut Option<Cursor>,
+    progress: &mut Progress,
 ) -> Result<(), Failure> {
     let mut reading = Reading {
         node: args.node.clone(),
@@ -148,54 +228,67 @@ async fn print(
         follow: args.follow,
         max_bytes: args.max_bytes,
     };
-    let mut view = FrameView::new(args);
+    let mut shown = args.shown();
     if let Some(lines) = args.tail {
-        let tail =
-            tail::read(hub, &reading, lines, args.reconnect.patience, clock, || FrameView::new(args)).await?;
+        let tail = tail::read(hub, &reading, lines, args.reconnect.patience, clock, || args.shown()).await?;
         for sentence in &tail.gaps {
             console.note(sentence).await;
         }
-        *last = tail.next;
+        (progress.first, progress.last) = (tail.first, tail.next);
         console.write(To::Stdout, tail.output).await?;
         if !args.follow {
             return Ok(());
         }
-        view = tail.view;
+        shown = tail.shown;
+        progress.current.moved();
         reading.start = tail.next.map_or(Start::Oldest, Start::After);
     }
     let items = follow::follow(hub, reading, args.reconnect.patience, clock);
-    stream(items, &mut view, console, last).await
+    stream(items, &mut shown, console, progress).await
 }
 
 async fn stream(
     mut items: Items,
-    view: &mut FrameView,
+    shown: &mut Shown,
     console: &Console,
-    last: &mut Option<Cursor>,
+    progress: &mut Progress,
 ) -> Result<(), Failure> {
-    while let Some(item) = items.recv().await {
+    loop {
+        let item = tokio::select! {
+            item = items.recv() => item,
+            () = progress.current.due() => {
+                let (columns, _) = tty::size_or_usual();
+                let text = shown.current();
+                let piece = progress.current.rewrite(text.as_deref(), columns as usize);
+                console.write(To::Stdout, piece).await?;
+                continue;
+            }
+        };
+        let Some(item) = item else { return Ok(()) };
+        let mut out = Printing { console, progress };
         match item {
             Ok(Item::Frame { boot, cursor, frame }) => {
-                console.write(To::Stdout, view.show(boot, &frame)?).await?;
+                out.write(shown.show(boot, &frame)?).await?;
                 if let Some(Kind::Gap(gap)) = &frame.kind {
-                    console.note(&follow::gap_sentence(frame.seq, gap)).await;
+                    out.note(&follow::gap_sentence(frame.seq, gap)).await?;
                 }
-                *last = Some(cursor);
+                progress.see(cursor);
+                progress.current.moved();
             }
             Ok(Item::CaughtUp) => {}
             Ok(Item::HubLost(why)) => {
-                console.note(&sanitise(&format!("the hub is away, trying again: {why}"))).await;
+                out.note(&sanitise(&format!("the hub is away, trying again: {why}"))).await?;
             }
-            Ok(Item::HubBack) => console.note("the hub is back, going on where the output stopped").await,
+            Ok(Item::HubBack) => out.note("the hub is back, going on where the output stopped").await?,
             Ok(Item::End { next, truncated }) => {
-                console.write(To::Stdout, view.finish()).await?;
-                *last = next.or(*last);
+                out.write(shown.finish()?).await?;
                 if let Some(next) = next.filter(|_| truncated) {
-                    console.note(&format!("stopped at --max-bytes; read on with --since {next}")).await;
+                    out.note(&format!("stopped at --max-bytes; read on with --since {next}")).await?;
                 }
+                progress.last = next.or(progress.last);
             }
             Err(stopped) => {
-                console.write(To::Stdout, view.finish()).await?;
+                out.write(shown.finish()?).await?;
                 let mut failure = stopped.failure;
                 if let Some(last) = stopped.last.filter(|_| stopped.hub_away) {
                     failure.message = format!("{}; read on with --since {last}", failure.message);
@@ -204,64 +297,34 @@ async fn stream(
             }
         }
     }
-    Ok(())
 }
 
-/// Turns frames into what is printed of them.
-#[derive(Debug)]
-pub(crate) struct FrameView {
-    json: bool,
-    strip: bool,
-    /// Each end of each task is a stream of its own: an escape sequence may be cut by another task's output.
-    painters: HashMap<(Bytes, i32), Painter>,
+/// Prints, and takes the current line out of the way first.
+struct Printing<'a> {
+    console: &'a Console,
+    progress: &'a mut Progress,
 }
 
-impl FrameView {
-    fn new(args: &LogsArgs) -> Self {
-        let strip = args.view == View::Text || std::io::stdout().is_terminal();
-        Self { json: args.output.is_json(), strip, painters: HashMap::new() }
-    }
-
-    fn show(&mut self, boot: u64, frame: &pb::Frame) -> Result<Bytes, Failure> {
-        if self.json {
-            let mut line = json_text(&json::frame(boot, frame), false)?;
-            line.push('\n');
-            return Ok(Bytes::from(line));
+impl Printing<'_> {
+    async fn write(&mut self, piece: Bytes) -> Result<(), Failure> {
+        if piece.is_empty() {
+            return Ok(());
         }
-        Ok(match &frame.kind {
-            Some(Kind::Output(output)) if self.strip => {
-                let key = (frame.task_id.clone(), output.stream);
-                let mut freed = Bytes::new();
-                if self.painters.len() >= MAX_PAINTERS && !self.painters.contains_key(&key) {
-                    freed = self.finish();
-                }
-                let painter = self.painters.entry(key).or_insert_with(|| Painter::new(true));
-                let painted = painter.paint(&output.data);
-                if freed.is_empty() { painted } else { Bytes::from([freed, painted].concat()) }
-            }
-            Some(Kind::Output(output)) => output.data.clone(),
-            Some(Kind::Ended(_)) => self.finish_where(|(task, _)| *task == frame.task_id),
-            Some(Kind::Gap(_) | Kind::Closed(_)) => self.finish(),
-            Some(Kind::Started(_)) | None => Bytes::new(),
-        })
+        self.console.write(To::Stdout, self.progress.current.erase()).await?;
+        self.console.write(To::Stdout, piece).await
     }
 
-    /// What was held back because it could have been the beginning of an escape sequence.
-    fn finish(&mut self) -> Bytes {
-        self.finish_where(|_| true)
-    }
-
-    fn finish_where(&mut self, which: impl Fn(&(Bytes, i32)) -> bool) -> Bytes {
-        let mut rest = Vec::new();
-        for (_, mut painter) in self.painters.extract_if(|key, _| which(key)) {
-            rest.extend_from_slice(&painter.finish());
-        }
-        Bytes::from(rest)
+    async fn note(&mut self, text: &str) -> Result<(), Failure> {
+        self.console.write(To::Stdout, self.progress.current.erase()).await?;
+        self.console.note(text).await;
+        Ok(())
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use muster_proto::v1 as pb;
+
     use super::*;
     use crate::follow::fake::{FakeHub, TASK, ended, gap, output, started, stream_output};
     use crate::output::console::tests::Captured;
@@ -279,10 +342,10 @@ mod tests {
         let fake = FakeHub::new(frames);
         let (hub, _server) = fake.serve();
         let captured = Captured::new();
-        let mut last = None;
-        print(&hub, &args(more), &Clock::system(), &captured.console, &mut last).await.unwrap();
+        let mut progress = Progress::default();
+        print(&hub, &args(more), &Clock::system(), &captured.console, &mut progress).await.unwrap();
         let (stdout, stderr) = captured.texts().await;
-        (stdout, stderr, last)
+        (stdout, stderr, progress.last)
     }
 
     fn log() -> Vec<pb::Frame> {
@@ -298,7 +361,7 @@ mod tests {
     #[tokio::test]
     async fn text_is_without_escape_sequences_also_when_streams_interleave() {
         let (stdout, stderr, last) = printed(log(), &[]).await;
-        assert_eq!((stdout.as_str(), stderr.as_str()), ("onetwo\nthree\n", ""));
+        assert_eq!((stdout.as_str(), stderr.as_str()), ("two\nonethree\n", ""));
         assert_eq!(last.map(|c| c.to_string()).as_deref(), Some("7:5"));
     }
 

@@ -190,7 +190,7 @@ fn details(task: &pb::TaskView) -> String {
 }
 
 /// The state, and how it ended if it has.
-fn state(task: &pb::TaskView) -> String {
+pub(crate) fn state(task: &pb::TaskView) -> String {
     match (json::outcome(task.outcome()), task.exit_code, task.signal) {
         (None, ..) => json::state(task.state()).to_owned(),
         (Some("exited"), Some(code), _) => format!("exited {code}"),
@@ -207,17 +207,32 @@ fn tone(task: &pb::TaskView) -> Tone {
     }
 }
 
-/// The arguments as a shell would be given them.
+/// The arguments as they can be pasted into a shell: plain, in quotes, or with control characters spelt out ($'...').
 pub(crate) fn command_line(argv: &[String]) -> String {
+    argv.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" ")
+}
+
+fn quoted(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=,@%+".contains(c);
-    let quote = |word: &String| {
-        if !word.is_empty() && word.chars().all(plain) {
-            word.clone()
-        } else {
-            format!("'{}'", word.replace('\'', r"'\''"))
+    if !word.is_empty() && word.chars().all(plain) {
+        return word.to_owned();
+    }
+    if output::sanitise(word) == word {
+        return format!("'{}'", word.replace('\'', r"'\''"));
+    }
+    let mut text = "$'".to_owned();
+    for c in word.chars() {
+        let code = u32::from(c);
+        match c {
+            '\n' => text.push_str(r"\n"),
+            '\t' => text.push_str(r"\t"),
+            '\\' | '\'' => text.extend(['\\', c]),
+            c if c.is_ascii_control() => text.push_str(&format!("\\x{code:02x}")),
+            c if output::sanitise(&c.to_string()).chars().ne([c]) => text.push_str(&format!("\\u{code:04x}")),
+            c => text.push(c),
         }
-    };
-    argv.iter().map(quote).collect::<Vec<_>>().join(" ")
+    }
+    text + "'"
 }
 
 #[cfg(test)]
@@ -228,5 +243,7 @@ mod tests {
     fn commands_read_as_they_would_be_typed() {
         let argv = ["sh", "-c", "echo 'a b'", ""].map(str::to_owned);
         assert_eq!(command_line(&argv), r"sh -c 'echo '\''a b'\''' ''");
+        let hostile = ["a\nb\t'\\", "\u{1b}[2J", "\u{202e}x\u{9b}1m"].map(str::to_owned);
+        assert_eq!(command_line(&hostile), r"$'a\nb\t\'\\' $'\x1b[2J' $'\u202ex\u009b1m'");
     }
 }

@@ -188,13 +188,26 @@ pub(crate) fn frame(boot: u64, frame: &pb::Frame) -> Value {
     object
 }
 
-const fn stream(stream: pb::Stream) -> &'static str {
+/// Which of a task's ends, as a word.
+pub(crate) const fn stream(stream: pb::Stream) -> &'static str {
     match stream {
         pb::Stream::Stdout => "stdout",
         pb::Stream::Stderr => "stderr",
         pb::Stream::Pty => "pty",
         pb::Stream::Unspecified => "unknown",
     }
+}
+
+/// What a view read, as an object that the view's own keys are added to.
+pub(crate) fn range(range: Option<&pb::ViewRange>) -> Value {
+    let cursor = |cursor: Option<&pb::Cursor>| cursor.map(cursor_text);
+    let (first, last) =
+        (range.and_then(|range| range.first.as_ref()), range.and_then(|range| range.last.as_ref()));
+    json!({
+        "first": cursor(first),
+        "last": cursor(last),
+        "complete": range.is_some_and(|range| range.complete),
+    })
 }
 
 /// A cursor of the wire as text.

@@ -1,5 +1,7 @@
 //! `ControlService`: what people and programs ask of the hub, translated.
 
+mod views;
+
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -156,6 +158,24 @@ impl ControlApi {
         Ok(answers.boxed())
     }
 
+    async fn commands(
+        &self,
+        request: Request<v1::ViewCommandsRequest>,
+    ) -> HubResult<v1::ViewCommandsResponse> {
+        let (principal, request) = self.open(request)?;
+        let query = views::commands_query(request)?;
+        self.hub.terminal.commands(&principal, query).await.map(views::commands_to_proto)
+    }
+
+    async fn search(
+        &self,
+        request: Request<v1::SearchTerminalRequest>,
+    ) -> HubResult<v1::SearchTerminalResponse> {
+        let (principal, request) = self.open(request)?;
+        let query = views::search_query(request)?;
+        self.hub.terminal.search(&principal, query).await.map(views::found_to_proto)
+    }
+
     async fn create_join_token(
         &self,
         request: Request<v1::CreateTokenRequest>,
@@ -260,16 +280,16 @@ impl ControlService for ControlApi {
 
     async fn view_commands(
         &self,
-        _: Request<v1::ViewCommandsRequest>,
+        request: Request<v1::ViewCommandsRequest>,
     ) -> Result<Response<v1::ViewCommandsResponse>, Status> {
-        Err(Status::unimplemented("not yet"))
+        self.reply(self.commands(request).await)
     }
 
     async fn search_terminal(
         &self,
-        _: Request<v1::SearchTerminalRequest>,
+        request: Request<v1::SearchTerminalRequest>,
     ) -> Result<Response<v1::SearchTerminalResponse>, Status> {
-        Err(Status::unimplemented("not yet"))
+        self.reply(self.search(request).await)
     }
 
     async fn create_token(

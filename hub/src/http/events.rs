@@ -19,7 +19,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::extract::{Authenticated, Params};
-use super::json::{View, task};
+use super::json::{frame, task};
 use crate::error::{ErrorCode, HubError, HubResult};
 use crate::fleet::Event;
 use crate::hub::Hub;
@@ -145,9 +145,7 @@ fn body(event: &Event) -> (&'static str, &'static str, Value) {
         Event::Stats(stats) => ("stats", "stats", json!(**stats)),
         Event::Task(row) => ("task", "task", task(row)),
         Event::Output(seen) => {
-            let mut view = View::Raw;
-            let frames: Vec<Value> =
-                seen.frames.iter().map(|frame| json!(view.frame(seen.boot, frame))).collect();
+            let frames: Vec<Value> = seen.frames.iter().map(|one| json!(frame(seen.boot, one))).collect();
             ("output", "output", json!({ "boot": seen.boot.0, "frames": frames }))
         }
     }

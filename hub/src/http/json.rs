@@ -2,12 +2,13 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use registry_core::terminal::excerpt::Excerpt;
 use registry_core::{Boot, Cursor, Frame, FrameKind};
 use serde::{Serialize, Serializer};
 use serde_json::{Value, json};
 
 use crate::store::{TaskRow, TaskSpec, TokenRow};
-use crate::terminal::plain::Plain;
+use crate::terminal::views::Said;
 
 /// A task.
 pub(super) fn task(row: &TaskRow) -> Value {
@@ -60,62 +61,59 @@ pub(super) fn token(row: &TokenRow) -> Value {
     })
 }
 
+/// Adds to a task what it said.
+pub(super) fn add_said(object: &mut Value, said: &Said) {
+    let Excerpt { head, tail, omitted_bytes, omitted_after, estimated_tokens, .. } = &said.excerpt;
+    object["head"] = json!(head);
+    object["tail"] = json!(tail);
+    object["omitted_bytes"] = json!(omitted_bytes);
+    object["omitted_after"] = cursor(*omitted_after);
+    object["estimated_tokens"] = json!(estimated_tokens);
+    object["output_bytes"] = json!(said.output_bytes);
+    object["complete"] = json!(said.complete);
+    object["cursor"] = cursor(said.cursor);
+}
+
 /// A cursor as `boot:seq`, or null.
 pub(super) fn cursor(cursor: Option<Cursor>) -> Value {
     cursor.map_or(Value::Null, |cursor| Value::String(cursor.to_string()))
 }
 
-/// How output is shown.
-pub(super) enum View {
-    /// As it was: `text` where a frame is UTF-8, `data_base64` where it is not.
-    Raw,
-    /// Without control sequences, always as `text`.
-    Text(Box<Plain>),
-}
-
-impl View {
-    /// A frame, shown this way. Frames must come in order: text may be carried over from one to the next.
-    pub(super) fn frame<'a>(&mut self, boot: Boot, frame: &'a Frame) -> FrameJson<'a> {
-        let mut shown = FrameJson {
-            cursor: frame.cursor(boot).to_string(),
-            at_unix_ms: frame.at_unix_ms,
-            task_id: frame.task.map(|task| task.to_string()),
-            ..FrameJson::default()
-        };
-        match &frame.kind {
-            FrameKind::Started { pid, pty } => {
-                shown.kind = "started";
-                (shown.pid, shown.pty) = (Some(*pid), Some(*pty));
-            }
-            FrameKind::Output { stream, data } => {
-                shown.kind = "output";
-                shown.stream = Some(stream.as_str());
-                match self {
-                    Self::Raw => match std::str::from_utf8(data) {
-                        Ok(text) => shown.text = Some(text.into()),
-                        Err(_) => shown.data_base64 = Some(Base64(data)),
-                    },
-                    Self::Text(plain) => shown.text = Some(plain.feed(frame.task, *stream, data).into()),
-                }
-            }
-            FrameKind::Ended(end) => {
-                shown.kind = "ended";
-                shown.outcome = Some(end.outcome.as_str());
-                (shown.exit_code, shown.signal) = (end.exit_code, end.signal);
-                (shown.reason, shown.duration_ms) = (Some(end.reason.as_str()), Some(end.duration_ms));
-                if let Self::Text(plain) = self {
-                    plain.forget(frame.task);
-                }
-            }
-            FrameKind::Gap { last_seq, reason } => {
-                shown.kind = "gap";
-                shown.reason = Some(reason.as_str());
-                (shown.first_seq, shown.last_seq) = (Some(frame.seq), Some(*last_seq));
-            }
-            FrameKind::Closed => shown.kind = "closed",
+/// A frame: `text` where output is UTF-8, `data_base64` where it is not.
+pub(super) fn frame(boot: Boot, frame: &Frame) -> FrameJson<'_> {
+    let mut shown = FrameJson {
+        cursor: frame.cursor(boot).to_string(),
+        at_unix_ms: frame.at_unix_ms,
+        task_id: frame.task.map(|task| task.to_string()),
+        ..FrameJson::default()
+    };
+    match &frame.kind {
+        FrameKind::Started { pid, pty } => {
+            shown.kind = "started";
+            (shown.pid, shown.pty) = (Some(*pid), Some(*pty));
         }
-        shown
+        FrameKind::Output { stream, data } => {
+            shown.kind = "output";
+            shown.stream = Some(stream.as_str());
+            match std::str::from_utf8(data) {
+                Ok(text) => shown.text = Some(text),
+                Err(_) => shown.data_base64 = Some(Base64(data)),
+            }
+        }
+        FrameKind::Ended(end) => {
+            shown.kind = "ended";
+            shown.outcome = Some(end.outcome.as_str());
+            (shown.exit_code, shown.signal) = (end.exit_code, end.signal);
+            (shown.reason, shown.duration_ms) = (Some(end.reason.as_str()), Some(end.duration_ms));
+        }
+        FrameKind::Gap { last_seq, reason } => {
+            shown.kind = "gap";
+            shown.reason = Some(reason.as_str());
+            (shown.first_seq, shown.last_seq) = (Some(frame.seq), Some(*last_seq));
+        }
+        FrameKind::Closed => shown.kind = "closed",
     }
+    shown
 }
 
 /// A frame as JSON; what its kind does not have is left out.
@@ -131,7 +129,7 @@ pub(super) struct FrameJson<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     stream: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    text: Option<std::borrow::Cow<'a, str>>,
+    text: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     data_base64: Option<Base64<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -172,9 +170,9 @@ mod tests {
 
     use super::*;
 
-    fn shown(view: &mut View, kind: FrameKind) -> Value {
-        let frame = Frame { seq: 4, at_unix_ms: 9, task: None, kind };
-        serde_json::to_value(view.frame(Boot(3), &frame)).unwrap()
+    fn shown(kind: FrameKind) -> Value {
+        let shown = Frame { seq: 4, at_unix_ms: 9, task: None, kind };
+        serde_json::to_value(frame(Boot(3), &shown)).unwrap()
     }
 
     fn output(data: &'static [u8]) -> FrameKind {
@@ -188,11 +186,8 @@ mod tests {
             frame.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
             frame
         };
-        assert_eq!(shown(&mut View::Raw, output(b"\x1b[1mhi")), base(json!({ "text": "\u{1b}[1mhi" })));
-        assert_eq!(shown(&mut View::Raw, output(b"\xff")), base(json!({ "data_base64": "/w==" })));
-        let mut text = View::Text(Box::default());
-        assert_eq!(shown(&mut text, output(b"\x1b[1mh\xc3")), base(json!({ "text": "h" })));
-        assert_eq!(shown(&mut text, output(b"\xa9!")), base(json!({ "text": "é!" })), "carried over");
+        assert_eq!(shown(output(b"\x1b[1mhi")), base(json!({ "text": "\u{1b}[1mhi" })));
+        assert_eq!(shown(output(b"\xff")), base(json!({ "data_base64": "/w==" })));
     }
 
     #[test]
@@ -204,11 +199,11 @@ mod tests {
             reason: String::new(),
             duration_ms: 5,
         };
-        let ended = shown(&mut View::Raw, FrameKind::Ended(end));
+        let ended = shown(FrameKind::Ended(end));
         assert_eq!((&ended["outcome"], &ended["exit_code"]), (&json!("exited"), &json!(0)));
-        let gap = shown(&mut View::Raw, FrameKind::Gap { last_seq: None, reason: GapReason::AgentLost });
+        let gap = shown(FrameKind::Gap { last_seq: None, reason: GapReason::AgentLost });
         assert_eq!(gap["cursor"], format!("3:{}", u64::MAX));
         assert_eq!((&gap["first_seq"], &gap["last_seq"]), (&json!(4), &Value::Null));
-        assert_eq!(shown(&mut View::Raw, FrameKind::Closed)["kind"], "closed");
+        assert_eq!(shown(FrameKind::Closed)["kind"], "closed");
     }
 }

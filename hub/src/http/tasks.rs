@@ -17,13 +17,13 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::extract::{Authenticated, Id, Json, MediaType, Params, duration, parse_json, read_body};
-use super::json::{cursor, task};
+use super::json::{add_said, task};
 use crate::auth::Principal;
 use crate::error::{ErrorCode, HubError, HubResult};
 use crate::hub::Hub;
 use crate::store::{TaskRow, TaskSpec};
 use crate::tasks::TaskQuery;
-use crate::terminal::digest::{DEFAULT_DIGEST_BYTES, digest};
+use crate::terminal::views::commands::DEFAULT_OUTPUT_BYTES;
 
 /// A retried request with the same key makes one task.
 const IDEMPOTENCY_KEY: &str = "idempotency-key";
@@ -202,16 +202,8 @@ async fn tell(hub: &Hub, principal: &Principal, row: TaskRow, waiting: &Waiting)
     if waiting.wait.is_none() && waiting.max_bytes.is_none() {
         return Ok(answer);
     }
-    let said =
-        digest(&hub.terminal, principal, &row, waiting.max_bytes.unwrap_or(DEFAULT_DIGEST_BYTES)).await?;
-    if let Value::Object(answer) = &mut answer {
-        answer.insert("head".to_owned(), json!(said.head));
-        answer.insert("tail".to_owned(), json!(said.tail));
-        answer.insert("omitted_bytes".to_owned(), json!(said.omitted_bytes));
-        answer.insert("output_bytes".to_owned(), json!(said.output_bytes));
-        answer.insert("complete".to_owned(), json!(said.complete));
-        answer.insert("cursor".to_owned(), cursor(said.cursor));
-    }
+    let max_bytes = waiting.max_bytes.unwrap_or(DEFAULT_OUTPUT_BYTES);
+    add_said(&mut answer, &hub.terminal.output(principal, &row, max_bytes).await?);
     Ok(answer)
 }
 

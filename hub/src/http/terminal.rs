@@ -1,6 +1,8 @@
-//! A node's terminal: as JSON, as bytes, as text, or followed as server-sent events.
+//! A node's terminal: as JSON, as bytes, as text, or followed as server-sent events; and its views.
 
+mod lines;
 mod negotiate;
+mod views;
 mod whole;
 
 use std::convert::Infallible;
@@ -15,13 +17,16 @@ use futures_util::stream::{self, BoxStream};
 use futures_util::{Stream, StreamExt as _};
 use http::HeaderMap;
 use http::header::{CONTENT_TYPE, HeaderValue};
+use registry_core::{Cursor, TaskId};
 use serde::Deserialize;
 use serde_json::json;
 
+use self::lines::Place;
 use self::negotiate::Representation;
+use self::whole::Form;
 use super::events::{resume_id, sse};
 use super::extract::{Authenticated, Id, Params, parse_duration};
-use super::json::View;
+use super::json::frame as frame_json;
 use super::problem::document;
 use crate::error::{ErrorCode, HubError, HubResult};
 use crate::hub::Hub;
@@ -45,26 +50,70 @@ pub(super) struct Reading {
     /// Only this task's frames.
     task: Option<String>,
     max_bytes: Option<u64>,
-    view: ViewName,
+    /// How output is shown; not given: as it was, but as text to who wants `text/plain`.
+    view: Option<ViewName>,
     follow: bool,
+    /// Of a screen: lines of scrollback before it.
+    scrollback_lines: Option<usize>,
+    /// Of commands: how many.
+    limit: Option<usize>,
+    /// Of a search: what to look for.
+    q: Option<String>,
+    regex: bool,
+    ignore_case: bool,
+    max_hits: Option<usize>,
 }
 
-/// How output is shown.
-#[derive(Clone, Copy, Default, Deserialize, PartialEq, Eq)]
+/// What can be seen of a terminal.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
 #[serde(rename_all = "lowercase")]
 enum ViewName {
-    /// As it was.
-    #[default]
+    /// The frames, with output as it was.
     Raw,
-    /// Without control sequences.
+    /// Lines as a person would have seen them.
     Text,
+    /// What a task's terminal shows now.
+    Screen,
+    /// The newest tasks and what they said.
+    Commands,
+    /// Lines that match a pattern.
+    Search,
 }
 
 impl ViewName {
-    fn view(self) -> View {
+    /// What a view can be answered as, best first.
+    const fn offers(self) -> &'static [Representation] {
+        use Representation::{Bytes, Events, Json, Text};
         match self {
-            Self::Raw => View::Raw,
-            Self::Text => View::Text(Box::default()),
+            Self::Raw | Self::Text => &[Json, Bytes, Text, Events],
+            Self::Screen => &[Json, Text],
+            Self::Commands | Self::Search => &[Json],
+        }
+    }
+}
+
+impl Reading {
+    fn task(&self) -> HubResult<Option<TaskId>> {
+        let parse = |text: &String| {
+            text.parse().map_err(|error: registry_core::IdError| HubError::from(error).with("field", "task"))
+        };
+        self.task.as_ref().map(parse).transpose()
+    }
+
+    /// A view that shows how things stand now has no place to begin at, and is not followed.
+    fn check(&self, view: ViewName) -> HubResult<()> {
+        let place = self.since.is_some() || self.tail.is_some() || self.since_time.is_some();
+        let refuse = |field: &'static str, detail: &str| {
+            Err(HubError::new(ErrorCode::InvalidArgument, detail).with("field", field))
+        };
+        match view {
+            ViewName::Screen | ViewName::Commands if place => {
+                refuse("since", "this view shows how things stand now: leave out since, tail and since_time")
+            }
+            ViewName::Screen | ViewName::Commands | ViewName::Search if self.follow => {
+                refuse("follow", "only the views raw and text can be followed: ask for this one again")
+            }
+            _ => Ok(()),
         }
     }
 }
@@ -77,16 +126,42 @@ pub(super) async fn read(
     Params(reading): Params<Reading>,
     headers: HeaderMap,
 ) -> HubResult<Response> {
-    let representation = if reading.follow { Representation::Events } else { negotiate::choose(&headers)? };
+    let view = reading.view.unwrap_or(ViewName::Raw);
+    reading.check(view)?;
+    let representation =
+        if reading.follow { Representation::Events } else { negotiate::choose(&headers, view.offers())? };
+    match view {
+        ViewName::Raw | ViewName::Text => {}
+        ViewName::Screen => return Err(HubError::plain(ErrorCode::NotFound)),
+        ViewName::Commands => return views::commands(&hub, &principal, node, reading).await,
+        ViewName::Search => {
+            let since = since(&hub, None, &reading)?;
+            return views::search(&hub, &principal, node, reading, since).await;
+        }
+    }
     let streams = representation == Representation::Events;
-    let view = reading.view;
-    let request = request(&hub, node, &reading, streams, &headers)?;
+    let resumed = if streams { resumed(view, &headers)? } else { None };
+    let request = request(&hub, node, &reading, streams, resumed)?;
     let items = hub.terminal.read(&principal, request).await?;
-    match representation {
-        Representation::Events => Ok(super::events::stream(events(items, view.view())).into_response()),
-        Representation::Json => pages(items, view.view()).await,
-        Representation::Bytes => whole::answer(items, ViewName::Raw.view()).await,
-        Representation::Text => whole::answer(items, ViewName::Text.view()).await,
+    match (representation, view) {
+        (Representation::Events, ViewName::Text) => {
+            let seen = resumed.map_or(0, |place| place.events);
+            Ok(super::events::stream(lines::events(items, seen, hub.clock.clone())).into_response())
+        }
+        (Representation::Events, _) => Ok(super::events::stream(events(items)).into_response()),
+        (Representation::Json, ViewName::Text) => lines::pages(items).await,
+        (Representation::Json, _) => pages(items).await,
+        (Representation::Bytes, _) => whole::answer(items, Form::Bytes).await,
+        (Representation::Text, _) => whole::answer(items, Form::text()).await,
+    }
+}
+
+/// Where a reader that was cut off goes on. Ids of the raw view are cursors.
+fn resumed(view: ViewName, headers: &HeaderMap) -> HubResult<Option<Place>> {
+    let Some(id) = resume_id(headers)? else { return Ok(None) };
+    match view {
+        ViewName::Text => Ok(Some(id.parse()?)),
+        _ => Ok(Some(Place { cursor: id.parse()?, events: 0 })),
     }
 }
 
@@ -95,9 +170,8 @@ fn request(
     node: String,
     reading: &Reading,
     streams: bool,
-    headers: &HeaderMap,
+    resumed: Option<Place>,
 ) -> HubResult<ReadRequest> {
-    let resumed = if streams { resume_id(headers)? } else { None };
     let max_bytes = match reading.max_bytes {
         // A stream has no limit unless asked for one.
         None if streams => 0,
@@ -106,22 +180,19 @@ fn request(
         Some(0) => MAX_READ_BYTES,
         Some(bytes) => bytes.min(MAX_READ_BYTES),
     };
-    let task = reading.task.as_deref().map(|text| {
-        text.parse().map_err(|error: registry_core::IdError| HubError::from(error).with("field", "task"))
-    });
     Ok(ReadRequest {
         node,
         since: since(hub, resumed, reading)?,
-        task: task.transpose()?,
+        task: reading.task()?,
         follow: reading.follow || streams,
         max_bytes,
     })
 }
 
-fn since(hub: &Hub, resumed: Option<String>, reading: &Reading) -> HubResult<ReadSince> {
+fn since(hub: &Hub, resumed: Option<Place>, reading: &Reading) -> HubResult<ReadSince> {
     // A resuming reader's address still says where it first began.
-    if let Some(id) = resumed {
-        return Ok(ReadSince::Cursor(id.parse()?));
+    if let Some(place) = resumed {
+        return Ok(ReadSince::Cursor(place.cursor));
     }
     match (&reading.since, reading.tail, &reading.since_time) {
         (None, None, None) => Ok(ReadSince::Oldest),
@@ -154,10 +225,7 @@ fn parse_time(text: &str, now_unix_ms: u64) -> HubResult<u64> {
 }
 
 /// Frames as server-sent events. The id of each is its cursor.
-fn events(
-    items: ReadStream,
-    mut view: View,
-) -> impl Stream<Item = Result<Sent, Infallible>> + Send + 'static {
+fn events(items: ReadStream) -> impl Stream<Item = Result<Sent, Infallible>> + Send + 'static {
     items.flat_map(move |item| {
         let sent = match item {
             Ok(ReadItem::Start { recovered, since }) => {
@@ -165,7 +233,7 @@ fn events(
             }
             Ok(ReadItem::Frames { boot, frames }) => {
                 let frames = frames.iter().map(|frame| {
-                    let frame = view.frame(boot, frame);
+                    let frame = frame_json(boot, frame);
                     sse(frame.kind, Some(frame.cursor.clone()), &frame)
                 });
                 frames.collect()
@@ -185,12 +253,8 @@ fn events(
 
 /// Frames as one JSON document, written as they are read: a slow reader slows the reading, and nothing piles up. A
 /// failure on the way cuts the answer off, so that nobody takes a part for the whole.
-async fn pages(mut items: ReadStream, mut view: View) -> HubResult<Response> {
-    let (recovered, since) = match items.next().await {
-        Some(Ok(ReadItem::Start { recovered, since })) => (recovered, since),
-        Some(Err(error)) => return Err(error),
-        _ => return Err(HubError::fault("a read began without a start")),
-    };
+async fn pages(mut items: ReadStream) -> HubResult<Response> {
+    let (recovered, since) = beginning(&mut items).await?;
     let head = format!("{{\"recovered\":{recovered},\"since\":\"{since}\",\"frames\":[");
     let mut first = true;
     let rest = items.map(move |item| match item {
@@ -200,7 +264,7 @@ async fn pages(mut items: ReadStream, mut view: View) -> HubResult<Response> {
                 if !std::mem::take(&mut first) {
                     out.push(b',');
                 }
-                serde_json::to_writer(&mut out, &view.frame(boot, frame))?;
+                serde_json::to_writer(&mut out, &frame_json(boot, frame))?;
             }
             Ok(Bytes::from(out))
         }
@@ -217,6 +281,15 @@ async fn pages(mut items: ReadStream, mut view: View) -> HubResult<Response> {
     let chunks: BoxStream<'static, Result<Bytes, BoxError>> = head.chain(rest).boxed();
     Ok(([(CONTENT_TYPE, HeaderValue::from_static("application/json"))], Body::from_stream(chunks))
         .into_response())
+}
+
+/// Whether anything is missing before the first frame, and the place before it.
+async fn beginning(items: &mut ReadStream) -> HubResult<(bool, Cursor)> {
+    match items.next().await {
+        Some(Ok(ReadItem::Start { recovered, since })) => Ok((recovered, since)),
+        Some(Err(error)) => Err(error),
+        _ => Err(HubError::fault("a read began without a start")),
+    }
 }
 
 /// What a body may fail with.

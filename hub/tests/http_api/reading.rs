@@ -21,8 +21,14 @@ async fn a_terminal_is_read_as_json_bytes_or_text() {
     assert_eq!((&frames[1]["text"], &frames[1]["stream"]), (&json!("\u{1b}[31mred"), &json!("stdout")));
     assert!(frames.iter().all(|frame| frame["task_id"] == task["task_id"]));
     assert_eq!(page["next"], frames[3]["cursor"]);
-    let (_, stripped) = world.get(&format!("{path}?view=text")).await;
-    assert_eq!(stripped["frames"][1]["text"], "red");
+    let (_, lines) = world.get(&format!("{path}?view=text")).await;
+    let line = json!({
+        "text": "red", "task_id": task["task_id"], "stream": "stdout", "ended": true,
+        "first": frames[1]["cursor"], "last": frames[2]["cursor"],
+    });
+    assert_eq!(lines["lines"], json!([line]), "one line out of two frames");
+    assert_eq!((&lines["complete"], &lines["truncated"]), (&json!(true), &json!(false)));
+    assert_eq!((&lines["next"], &lines["last"]), (&page["next"], &page["next"]));
 
     let since = frames[1]["cursor"].as_str().unwrap();
     let (_, rest) = world.get(&format!("{path}?since={since}")).await;

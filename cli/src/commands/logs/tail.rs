@@ -7,7 +7,7 @@ use bytes::Bytes;
 use muster_proto::v1::frame::Kind;
 use registry_core::{Clock, Cursor};
 
-use super::FrameView;
+use super::shown::Shown;
 use crate::client::Hub;
 use crate::exit::Failure;
 use crate::follow::{self, Item, Reading, Start};
@@ -24,9 +24,11 @@ pub(super) struct LastLines {
     pub(super) output: Bytes,
     /// What is missing in it.
     pub(super) gaps: Vec<String>,
-    /// Read on from here, through `view`.
+    /// The first frame that was looked at.
+    pub(super) first: Option<Cursor>,
+    /// Read on from here, through `shown`.
     pub(super) next: Option<Cursor>,
-    pub(super) view: FrameView,
+    pub(super) shown: Shown,
 }
 
 /// Reads the last `lines` lines of the log up to now.
@@ -36,12 +38,12 @@ pub(super) async fn read(
     lines: usize,
     patience: Duration,
     clock: &Clock,
-    view: impl Fn() -> FrameView,
+    shown: impl Fn() -> Shown,
 ) -> Result<LastLines, Failure> {
     let mut look = (lines as u64).saturating_mul(GUESSED_LINE_BYTES).clamp(SHORTEST_LOOK, LONGEST_LOOK);
     let mut before = None;
     loop {
-        let (found, first) = look_back(hub, reading, look, lines, patience, clock, view()).await?;
+        let (found, first) = look_back(hub, reading, look, lines, patience, clock, shown()).await?;
         // The same first frame again: the log has no more than this.
         let is_all = first == before;
         if found.is_enough || is_all || look == LONGEST_LOOK {
@@ -64,8 +66,9 @@ async fn look_back(
     lines: usize,
     patience: Duration,
     clock: &Clock,
-    mut view: FrameView,
+    mut shown: Shown,
 ) -> Result<(Found, Option<Cursor>), Failure> {
+    let goes_on = reading.follow;
     let reading = Reading { start: Start::TailBytes(look), follow: false, max_bytes: 0, ..reading.clone() };
     let mut items = follow::follow(hub, reading, patience, clock);
     let mut kept = KeptLines::new(lines);
@@ -75,7 +78,7 @@ async fn look_back(
             Ok(Item::Frame { boot, cursor, frame }) => {
                 first = first.or(Some(cursor));
                 next = Some(cursor);
-                kept.push(&view.show(boot, &frame)?);
+                kept.push(&shown.show(boot, &frame)?);
                 if let Some(Kind::Gap(gap)) = &frame.kind {
                     gaps.push(follow::gap_sentence(frame.seq, gap));
                 }
@@ -85,8 +88,11 @@ async fn look_back(
             Err(stopped) => return Err(stopped.failure),
         }
     }
+    if !goes_on {
+        kept.push(&shown.finish()?);
+    }
     let is_enough = kept.is_enough();
-    let last = LastLines { output: kept.into_bytes(), gaps, next, view };
+    let last = LastLines { output: kept.into_bytes(), gaps, first, next, shown };
     Ok((Found { last, is_enough }, first))
 }
 

@@ -18,32 +18,40 @@ pub(super) enum Representation {
     Events,
 }
 
-/// What there is, best first: the answer to a client that does not mind.
-const OFFERS: [(&str, &str, Representation); 4] = [
-    ("application", "json", Representation::Json),
-    ("application", "octet-stream", Representation::Bytes),
-    ("text", "plain", Representation::Text),
-    ("text", "event-stream", Representation::Events),
-];
+impl Representation {
+    const fn media_type(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Json => ("application", "json"),
+            Self::Bytes => ("application", "octet-stream"),
+            Self::Text => ("text", "plain"),
+            Self::Events => ("text", "event-stream"),
+        }
+    }
+}
 
-/// The offer that fits the `Accept` header best.
-pub(super) fn choose(headers: &HeaderMap) -> HubResult<Representation> {
+/// Of what there is, best first, the one that fits the `Accept` header best; the first for a client that does not mind.
+pub(super) fn choose(headers: &HeaderMap, offers: &[Representation]) -> HubResult<Representation> {
     let accepted: Vec<&str> =
         headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok()).collect();
     let accepted = accepted.join(",");
     if accepted.trim().is_empty() {
-        return Ok(Representation::Json);
+        return Ok(offers.first().copied().unwrap_or(Representation::Json));
     }
     let mut best: Option<(u16, Representation)> = None;
-    for (kind, subtype, offer) in OFFERS {
+    for &offer in offers {
+        let (kind, subtype) = offer.media_type();
         let quality = quality(&accepted, kind, subtype);
         if quality > best.map_or(0, |(quality, _)| quality) {
             best = Some((quality, offer));
         }
     }
     best.map(|(_, offer)| offer).ok_or_else(|| {
-        let detail = "ask for application/json, application/octet-stream, text/plain or text/event-stream";
-        HubError::new(ErrorCode::NotAcceptable, detail)
+        let types: Vec<String> = offers
+            .iter()
+            .map(|offer| offer.media_type())
+            .map(|(kind, subtype)| format!("{kind}/{subtype}"))
+            .collect();
+        HubError::new(ErrorCode::NotAcceptable, format!("ask for {}", types.join(" or ")))
     })
 }
 
@@ -86,7 +94,8 @@ mod tests {
     fn chosen(accept: &'static str) -> Option<Representation> {
         let mut headers = HeaderMap::new();
         headers.insert(ACCEPT, HeaderValue::from_static(accept));
-        choose(&headers).ok()
+        use Representation::{Bytes, Events, Json, Text};
+        choose(&headers, &[Json, Bytes, Text, Events]).ok()
     }
 
     #[test]

@@ -6,10 +6,11 @@ use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
 use http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
-use registry_core::FrameKind;
+use registry_core::terminal::text::{TextOptions, TextView};
+use registry_core::{Boot, Cursor, Frame, FrameKind};
 use tokio::sync::Semaphore;
 
-use super::super::json::View;
+use super::MAX_READ_BYTES;
 use crate::error::{HubError, HubResult};
 use crate::terminal::{ReadItem, ReadStream};
 
@@ -24,46 +25,112 @@ const RECOVERED: HeaderName = HeaderName::from_static("muster-recovered");
 /// `true`: there is more.
 const TRUNCATED: HeaderName = HeaderName::from_static("muster-truncated");
 
+/// What a piece is made of.
+pub(super) enum Form {
+    /// The bytes as they were.
+    Bytes,
+    /// Lines of text.
+    Text(Box<TextView>),
+}
+
+impl Form {
+    pub(super) fn text() -> Self {
+        Self::Text(Box::new(TextView::new(TextOptions::default())))
+    }
+}
+
 /// Reads to the end and answers with nothing but output.
-pub(super) async fn answer(mut items: ReadStream, mut view: View) -> HubResult<Response> {
+pub(super) async fn answer(mut items: ReadStream, form: Form) -> HubResult<Response> {
     let permit = PIECES.acquire().await.map_err(HubError::fault)?;
-    let (mut chunks, mut complete, mut end) = (Vec::new(), true, None);
+    let media_type = match form {
+        Form::Bytes => "application/octet-stream",
+        Form::Text(_) => "text/plain; charset=utf-8",
+    };
+    let mut piece = Piece { form, chunks: Vec::new(), bytes: 0, complete: true };
+    let mut end = None;
     while let Some(item) = items.next().await {
         match item? {
-            ReadItem::Start { recovered, .. } => complete &= recovered,
-            ReadItem::Frames { frames, .. } => {
-                for frame in &frames {
-                    match (&frame.kind, &mut view) {
-                        (FrameKind::Output { data, .. }, View::Raw) => chunks.push(data.clone()),
-                        (FrameKind::Output { data, stream }, View::Text(plain)) => {
-                            chunks.push(Bytes::from(plain.feed(frame.task, *stream, data)));
-                        }
-                        (FrameKind::Ended(_), View::Text(plain)) => plain.forget(frame.task),
-                        (FrameKind::Gap { .. }, _) => complete = false,
-                        _ => {}
-                    }
+            ReadItem::Start { recovered, .. } => piece.complete &= recovered,
+            ReadItem::Frames { boot, frames } => {
+                if let Some(next) = frames.iter().find_map(|frame| piece.take(boot, frame)) {
+                    end = Some((next, true));
+                    break;
                 }
             }
             ReadItem::CaughtUp => {}
             ReadItem::End { next, truncated } => end = Some((next, truncated)),
         }
     }
+    piece.finish();
     let (next, truncated) = end.ok_or_else(|| HubError::fault("a read ended without an end"))?;
-    let media_type = match view {
-        View::Raw => "application/octet-stream",
-        View::Text(_) => "text/plain; charset=utf-8",
-    };
-    let flag = |flag: bool| HeaderValue::from_static(if flag { "true" } else { "false" });
-    let headers = [
-        (CONTENT_TYPE, HeaderValue::from_static(media_type)),
-        (NEXT_CURSOR, HeaderValue::try_from(next.to_string()).map_err(HubError::fault)?),
-        (RECOVERED, flag(complete)),
-        (TRUNCATED, flag(truncated)),
-    ];
+    let headers = headers(media_type, next, piece.complete, truncated)?;
     // The permit goes with the body: the piece is held until it is sent.
-    let body = stream::iter(chunks).map(move |chunk| {
+    let body = stream::iter(piece.chunks).map(move |chunk| {
         let _held = &permit;
         Ok::<_, std::convert::Infallible>(chunk)
     });
     Ok((headers, Body::from_stream(body)).into_response())
+}
+
+/// What it is, and its place.
+pub(super) fn headers(
+    media_type: &'static str,
+    next: Cursor,
+    complete: bool,
+    truncated: bool,
+) -> HubResult<[(HeaderName, HeaderValue); 4]> {
+    let flag = |flag: bool| HeaderValue::from_static(if flag { "true" } else { "false" });
+    Ok([
+        (CONTENT_TYPE, HeaderValue::from_static(media_type)),
+        (NEXT_CURSOR, HeaderValue::try_from(next.to_string()).map_err(HubError::fault)?),
+        (RECOVERED, flag(complete)),
+        (TRUNCATED, flag(truncated)),
+    ])
+}
+
+struct Piece {
+    form: Form,
+    chunks: Vec<Bytes>,
+    bytes: u64,
+    complete: bool,
+}
+
+impl Piece {
+    /// Takes a frame. `Some`: the piece has become as long as one may be, with this frame.
+    fn take(&mut self, boot: Boot, frame: &Frame) -> Option<Cursor> {
+        self.complete &= !matches!(frame.kind, FrameKind::Gap { .. });
+        match (&mut self.form, &frame.kind) {
+            (Form::Bytes, FrameKind::Output { data, .. }) => self.chunks.push(data.clone()),
+            (Form::Bytes, _) => {}
+            (Form::Text(view), _) => {
+                let mut text = String::new();
+                view.feed(boot, frame, |line| push(&mut text, line.text, line.ended));
+                self.add(text);
+            }
+        }
+        // Bytes are bounded by what was asked for; blanks can make more text of them.
+        (self.bytes >= MAX_READ_BYTES).then(|| frame.cursor(boot))
+    }
+
+    fn finish(&mut self) {
+        if let Form::Text(view) = &mut self.form {
+            let mut text = String::new();
+            view.finish(|line| push(&mut text, line.text, line.ended));
+            self.add(text);
+        }
+    }
+
+    fn add(&mut self, text: String) {
+        self.bytes += text.len() as u64;
+        if !text.is_empty() {
+            self.chunks.push(Bytes::from(text));
+        }
+    }
+}
+
+fn push(text: &mut String, line: &str, ended: bool) {
+    text.push_str(line);
+    if ended {
+        text.push('\n');
+    }
 }

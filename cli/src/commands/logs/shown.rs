@@ -1,0 +1,147 @@
+//! What is printed of frames: the frames themselves, or the lines of text in them.
+
+use bytes::Bytes;
+use muster_hub::grpc::convert::frame_from_proto;
+use muster_proto::v1::{self as pb, frame::Kind};
+use registry_core::terminal::text::{LineRef, TextOptions, TextView};
+use registry_core::{Boot, Cursor, Stream, TaskId};
+use serde_json::json;
+
+use crate::exit::Failure;
+use crate::output::{json, json_text};
+
+/// How frames are shown.
+#[derive(Debug)]
+pub(super) enum Shown {
+    /// Output as it was.
+    Raw,
+    /// One object for each frame.
+    Frames,
+    /// Lines of text.
+    Text(Box<Lines>),
+}
+
+impl Shown {
+    pub(super) fn text(json: bool, follow: bool) -> Self {
+        let options = if follow { TextOptions::follow() } else { TextOptions::default() };
+        let printed = Printed { json, out: Vec::new(), open: None, failure: None };
+        Self::Text(Box::new(Lines { view: TextView::new(options), printed }))
+    }
+
+    /// What is to be printed because of this frame.
+    pub(super) fn show(&mut self, boot: u64, frame: &pb::Frame) -> Result<Bytes, Failure> {
+        match self {
+            Self::Raw => Ok(match &frame.kind {
+                Some(Kind::Output(output)) => output.data.clone(),
+                _ => Bytes::new(),
+            }),
+            Self::Frames => {
+                let mut line = json_text(&json::frame(boot, frame), false)?;
+                line.push('\n');
+                Ok(Bytes::from(line))
+            }
+            Self::Text(lines) => lines.show(boot, frame),
+        }
+    }
+
+    /// What was held back because something could still have changed it.
+    pub(super) fn finish(&mut self) -> Result<Bytes, Failure> {
+        match self {
+            Self::Raw | Self::Frames => Ok(Bytes::new()),
+            Self::Text(lines) => {
+                let Lines { view, printed } = &mut **lines;
+                view.finish(|line| printed.push(&line));
+                printed.take()
+            }
+        }
+    }
+
+    /// The newest line as it stands, if it is not final.
+    pub(super) fn current(&self) -> Option<String> {
+        match self {
+            Self::Raw | Self::Frames => None,
+            Self::Text(lines) => lines.current(),
+        }
+    }
+}
+
+/// Lines that are being made.
+#[derive(Debug)]
+pub(super) struct Lines {
+    view: TextView,
+    printed: Printed,
+}
+
+/// What was printed of them.
+#[derive(Debug)]
+struct Printed {
+    json: bool,
+    out: Vec<u8>,
+    /// Whose line was printed last, if that has no end yet.
+    open: Option<(Option<TaskId>, Stream)>,
+    failure: Option<Failure>,
+}
+
+impl Lines {
+    fn show(&mut self, boot: u64, frame: &pb::Frame) -> Result<Bytes, Failure> {
+        // A kind that only a later version knows says nothing in text.
+        if let Ok(frame) = frame_from_proto(frame.clone()) {
+            let printed = &mut self.printed;
+            self.view.feed(Boot(boot), &frame, |line| printed.push(&line));
+        }
+        self.printed.take()
+    }
+
+    fn current(&self) -> Option<String> {
+        if self.printed.open.is_some() {
+            return None;
+        }
+        let mut newest: Option<(Cursor, String)> = None;
+        for line in self.view.open_lines() {
+            if newest.as_ref().is_none_or(|(last, _)| line.last >= *last) {
+                newest = Some((line.last, line.text));
+            }
+        }
+        newest.map(|(_, text)| text)
+    }
+}
+
+impl Printed {
+    fn push(&mut self, line: &LineRef<'_>) {
+        if self.json {
+            match json_text(&line_json(line), false) {
+                Ok(text) => self.out.extend_from_slice(text.as_bytes()),
+                Err(failure) => self.failure = Some(failure),
+            }
+            self.out.push(b'\n');
+            return;
+        }
+        let whose = (line.task, line.stream);
+        if self.open.is_some_and(|open| open != whose) {
+            self.out.push(b'\n');
+        }
+        self.out.extend_from_slice(line.text.as_bytes());
+        if line.ended {
+            self.out.push(b'\n');
+        }
+        self.open = (!line.ended).then_some(whose);
+    }
+
+    fn take(&mut self) -> Result<Bytes, Failure> {
+        match self.failure.take() {
+            Some(failure) => Err(failure),
+            None => Ok(Bytes::from(std::mem::take(&mut self.out))),
+        }
+    }
+}
+
+fn line_json(line: &LineRef<'_>) -> serde_json::Value {
+    json!({
+        "text": line.text,
+        "task_id": line.task.map(|task| task.to_string()),
+        "stream": line.stream.as_str(),
+        "first": line.first.to_string(),
+        "last": line.last.to_string(),
+        "ended": line.ended,
+    })
+}

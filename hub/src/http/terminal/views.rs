@@ -1,0 +1,102 @@
+//! The views that are one answer: screen, commands, search.
+
+use axum::response::{IntoResponse as _, Response};
+use registry_core::terminal::search::Hit;
+use serde_json::{Value, json};
+
+use super::super::json::{add_said, cursor, task};
+use super::Reading;
+use crate::auth::Principal;
+use crate::error::HubResult;
+use crate::hub::Hub;
+use crate::terminal::ReadSince;
+use crate::terminal::views::{Command, Commands, CommandsQuery, Found, Range, SearchQuery};
+
+pub(super) async fn commands(
+    hub: &Hub,
+    principal: &Principal,
+    node: String,
+    reading: Reading,
+) -> HubResult<Response> {
+    let query = CommandsQuery {
+        node,
+        task: reading.task()?,
+        limit: reading.limit.unwrap_or_default(),
+        max_bytes: reading.max_bytes.map(|bytes| usize::try_from(bytes).unwrap_or(usize::MAX)),
+    };
+    let commands = hub.terminal.commands(principal, query).await?;
+    Ok(axum::Json(commands_json(&commands)).into_response())
+}
+
+pub(super) async fn search(
+    hub: &Hub,
+    principal: &Principal,
+    node: String,
+    reading: Reading,
+    since: ReadSince,
+) -> HubResult<Response> {
+    let task = reading.task()?;
+    let query = SearchQuery {
+        node,
+        pattern: reading.q.unwrap_or_default(),
+        regex: reading.regex,
+        ignore_case: reading.ignore_case,
+        task,
+        since,
+        max_hits: reading.max_hits.unwrap_or_default(),
+    };
+    let found = hub.terminal.search(principal, query).await?;
+    Ok(axum::Json(found_json(&found)).into_response())
+}
+
+fn commands_json(commands: &Commands) -> Value {
+    let more = json!({
+        "commands": commands.commands.iter().map(command_json).collect::<Value>(),
+        "more": commands.more,
+    });
+    with_range(commands.range, false, more)
+}
+
+fn command_json(command: &Command) -> Value {
+    let mut object = task(&command.task);
+    add_said(&mut object, &command.said);
+    object["first_read"] = cursor(command.said.first);
+    object["last_read"] = cursor(command.said.last);
+    object
+}
+
+fn found_json(found: &Found) -> Value {
+    let hit = |hit: &Hit| {
+        json!({
+            "cursor": cursor(Some(hit.cursor)),
+            "before": cursor(Some(hit.cursor_before)),
+            "task_id": hit.task.map(|task| task.to_string()),
+            "stream": hit.stream.as_str(),
+            "text": hit.text,
+            "match_start": hit.found.start,
+            "match_end": hit.found.end,
+            "line_truncated": hit.line_truncated,
+        })
+    };
+    let more = json!({
+        "hits": found.hits.iter().map(hit).collect::<Value>(),
+        "searched_bytes": found.searched_bytes,
+        "omitted_hits": found.omitted_hits,
+    });
+    with_range(found.range, found.truncated, more)
+}
+
+/// What every view says of what it read, and the view itself.
+fn with_range(range: Range, truncated: bool, more: Value) -> Value {
+    let mut object = json!({
+        "first": cursor(Some(range.first)),
+        "last": cursor(Some(range.last)),
+        "next": cursor(Some(range.last)),
+        "complete": range.complete,
+        "truncated": truncated,
+    });
+    if let (Value::Object(object), Value::Object(more)) = (&mut object, more) {
+        object.extend(more);
+    }
+    object
+}
