@@ -76,6 +76,7 @@
 //! The sequences are those of ECMA-48, taken apart as in Paul Williams' parser for DEC terminals
 //! (<https://vt100.net/emu/dec_ansi_parser>), with UTF-8 and the habits of xterm, screen and Linux on top.
 
+pub(crate) mod edits;
 mod machine;
 mod portable;
 

@@ -1,5 +1,7 @@
 //! The byte machine: decides, one byte at a time, what is text. Every faster way must agree with it.
 
+use memchr::{memchr2, memchr3};
+
 use super::Counters;
 
 pub(super) const BEL: u8 = 0x07;
@@ -18,6 +20,33 @@ pub(super) const ST: u8 = 0x9C;
 const PALETTE_DIGITS: u8 = 7;
 /// What can be left of a UTF-8 character when a string reaches its cap inside one, in bytes.
 const MAX_CONTINUATION_BYTES: usize = 3;
+
+/// Where the machine puts what it finds. To whom text is all that counts, a `Vec` does.
+pub(super) trait Sink {
+    /// A byte of text.
+    fn text(&mut self, byte: u8);
+
+    /// A C0 control other than TAB, LF and CR, or DEL, is executed.
+    fn control(&mut self, _byte: u8) {}
+
+    /// ESC and one more byte, which is no opening of anything.
+    fn escape(&mut self, _last: u8) {}
+
+    /// A CSI begins; if another was open, that is forgotten.
+    fn csi_opens(&mut self) {}
+
+    /// A parameter or intermediate byte of the open CSI.
+    fn csi_byte(&mut self, _byte: u8) {}
+
+    /// The open CSI is complete.
+    fn csi_ends(&mut self, _last: u8) {}
+}
+
+impl Sink for Vec<u8> {
+    fn text(&mut self, byte: u8) {
+        self.push(byte);
+    }
+}
 
 /// Where in the policy the stream is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,8 +102,37 @@ impl Machine {
         self.state == State::Ground && !self.orphan
     }
 
+    /// True when the body of a string is open, which [`skip_body`](Self::skip_body) may shorten.
+    pub(super) fn in_body(&self) -> bool {
+        matches!(self.state, State::Osc | State::Str)
+    }
+
+    /// The last byte that was kept is a [`C2`] that begins no character.
+    pub(super) fn has_orphan(&self) -> bool {
+        self.orphan
+    }
+
+    /// Skips the part of an open string's body, at the start of `rest`, that cannot end it; returns its length.
+    pub(super) fn skip_body(&mut self, rest: &[u8]) -> usize {
+        let room = self.cap.saturating_sub(self.body);
+        let body = &rest[..rest.len().min(room)];
+        let skip = match self.state {
+            State::Osc => {
+                let end = memchr3(ESC, BEL, ST, body).unwrap_or(body.len());
+                memchr2(CAN, SUB, &body[..end]).unwrap_or(end)
+            }
+            State::Str => memchr3(ESC, CAN, SUB, body).unwrap_or(body.len()),
+            _ => 0,
+        };
+        if skip > 0 {
+            self.body += skip;
+            self.body_lead = body[skip - 1] == C2;
+        }
+        skip
+    }
+
     /// Takes one byte.
-    pub(super) fn step(&mut self, byte: u8, out: &mut Vec<u8>) {
+    pub(super) fn step(&mut self, byte: u8, out: &mut impl Sink) {
         match self.state {
             State::Ground => self.ground(byte, out),
             State::Lead => self.after_lead(byte, out),
@@ -87,9 +145,9 @@ impl Machine {
     }
 
     /// Ends the stream, see [`Stripper::finish`](super::Stripper::finish).
-    pub(super) fn finish(&mut self, out: &mut Vec<u8>) {
+    pub(super) fn finish(&mut self, out: &mut impl Sink) {
         match self.state {
-            State::Lead => out.push(C2),
+            State::Lead => out.text(C2),
             State::OscStart | State::Osc | State::Str | State::Escape { string: true } => {
                 self.counters.aborted_strings += 1;
             }
@@ -99,26 +157,32 @@ impl Machine {
         self.orphan = false;
     }
 
-    fn ground(&mut self, byte: u8, out: &mut Vec<u8>) {
+    fn ground(&mut self, byte: u8, out: &mut impl Sink) {
         self.state = State::Ground;
         match byte {
             ESC => self.state = State::Escape { string: false },
             C2 => self.state = State::Lead,
             b'\t' | b'\n' | b'\r' => self.keep(byte, out),
-            0x00..=0x1F | DEL => self.counters.dropped_controls += 1,
+            0x00..=0x1F | DEL => {
+                self.counters.dropped_controls += 1;
+                out.control(byte);
+            }
             0x80..=0x9F if self.orphan => self.counters.dropped_controls += 1,
             _ => self.keep(byte, out),
         }
     }
 
-    fn keep(&mut self, byte: u8, out: &mut Vec<u8>) {
-        out.push(byte);
+    fn keep(&mut self, byte: u8, out: &mut impl Sink) {
+        out.text(byte);
         self.orphan = false;
     }
 
-    fn after_lead(&mut self, byte: u8, out: &mut Vec<u8>) {
+    fn after_lead(&mut self, byte: u8, out: &mut impl Sink) {
         match byte {
-            CSI => self.state = State::Csi,
+            CSI => {
+                self.state = State::Csi;
+                out.csi_opens();
+            }
             0x80..=0x9F => {
                 self.state = State::Ground;
                 self.counters.dropped_controls += 1;
@@ -129,14 +193,14 @@ impl Machine {
                 self.keep(byte, out);
             }
             _ => {
-                out.push(C2);
+                out.text(C2);
                 self.orphan = true;
                 self.ground(byte, out);
             }
         }
     }
 
-    fn escape(&mut self, byte: u8, string: bool, out: &mut Vec<u8>) {
+    fn escape(&mut self, byte: u8, string: bool, out: &mut impl Sink) {
         if byte < 0x20 && !matches!(byte, CAN | SUB | ESC) || byte == DEL {
             return self.execute(byte, out);
         }
@@ -144,11 +208,17 @@ impl Machine {
             self.counters.aborted_strings += 1;
         }
         self.state = match byte {
-            b'[' => State::Csi,
+            b'[' => {
+                out.csi_opens();
+                State::Csi
+            }
             b']' => State::OscStart,
             b'P' | b'X' | b'^' | b'_' | b'k' => State::Str,
             0x20..=0x2F => State::Intermediate,
-            0x30..=0x7E => State::Ground,
+            0x30..=0x7E => {
+                out.escape(byte);
+                State::Ground
+            }
             _ => return self.ground(byte, out),
         };
         self.body = 0;
@@ -156,24 +226,29 @@ impl Machine {
     }
 
     /// Inside a CSI, or after ESC and intermediates: what ends it differs, what interrupts it does not.
-    fn sequence(&mut self, byte: u8, out: &mut Vec<u8>) {
+    fn sequence(&mut self, byte: u8, out: &mut impl Sink) {
         match byte {
             CAN | SUB | ESC | 0x80.. => self.ground(byte, out),
             0x00..=0x1F | DEL => self.execute(byte, out),
+            0x20..=0x3F if self.state == State::Csi => out.csi_byte(byte),
             0x20..=0x2F => {}
-            0x30..=0x3F if self.state == State::Csi => {}
-            0x30..=0x7E => self.state = State::Ground,
+            0x30..=0x7E => {
+                if self.state == State::Csi {
+                    out.csi_ends(byte);
+                }
+                self.state = State::Ground;
+            }
         }
     }
 
     /// A control in the middle of a sequence: does what it does in text, and the sequence goes on.
-    fn execute(&mut self, byte: u8, out: &mut Vec<u8>) {
+    fn execute(&mut self, byte: u8, out: &mut impl Sink) {
         let open = self.state;
         self.ground(byte, out);
         self.state = open;
     }
 
-    fn osc_start(&mut self, byte: u8, out: &mut Vec<u8>) {
+    fn osc_start(&mut self, byte: u8, out: &mut impl Sink) {
         match byte {
             b'P' => self.state = State::Palette { missing: PALETTE_DIGITS },
             b'R' => self.state = State::Ground,
@@ -184,7 +259,7 @@ impl Machine {
         }
     }
 
-    fn palette(&mut self, byte: u8, missing: u8, out: &mut Vec<u8>) {
+    fn palette(&mut self, byte: u8, missing: u8, out: &mut impl Sink) {
         if !byte.is_ascii_hexdigit() {
             return self.ground(byte, out);
         }
@@ -194,7 +269,7 @@ impl Machine {
         };
     }
 
-    fn string(&mut self, byte: u8, out: &mut Vec<u8>) {
+    fn string(&mut self, byte: u8, out: &mut impl Sink) {
         let osc = self.state == State::Osc;
         match byte {
             ESC => self.state = State::Escape { string: true },

@@ -107,8 +107,7 @@ impl Search {
         if options.pattern.len() > MAX_PATTERN_BYTES {
             return Err(SearchError::TooLarge);
         }
-        let pattern =
-            if options.regex { options.pattern.clone() } else { regex::escape(&options.pattern) };
+        let pattern = if options.regex { options.pattern.clone() } else { regex::escape(&options.pattern) };
         let regex = RegexBuilder::new(&pattern)
             .case_insensitive(options.ignore_case)
             .size_limit(MAX_REGEX_BYTES)

@@ -1,16 +1,26 @@
 //! A terminal's output as lines of text, the way a person would see them: overwritten text gone, progress bars in
 //! their last state, no control sequences.
 
+mod page;
+mod row;
+
 use std::collections::HashMap;
 
+use self::page::{Final, Give, Page};
 use super::{Frame, FrameKind, Stream};
-use crate::ansi::Stripper;
+use crate::ansi::edits::Editor;
 use crate::id::{Boot, Cursor, TaskId};
 
 /// The longest line that is given whole, in bytes; longer ones are given in parts.
 pub const MAX_LINE_BYTES: usize = 64 * 1024;
 /// The most lines that one source holds back because they may still be rewritten.
 pub const MAX_WINDOW_LINES: usize = 256;
+/// What all sources of a view together hold back, in bytes.
+pub const MAX_HELD_BYTES: usize = 16 * 1024 * 1024;
+/// The most sources that are followed at once. More can only be there when the ends of their tasks were lost.
+const MAX_SOURCES: usize = 4096;
+/// What is taken apart at once, in bytes: as much as a frame has.
+const MAX_PIECE_BYTES: usize = super::MAX_FRAME_DATA_BYTES;
 
 /// How a [`TextView`] holds lines back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,42 +111,35 @@ impl Line {
 }
 
 /// Turns the frames of a node's log into lines. Each source (a task's stream) has its own; lines never mix.
+///
+/// Lines of a source come in order. What a source still may rewrite is held back, see [`TextOptions::window`], at most
+/// 128 KiB and a line; all sources together hold at most [`MAX_HELD_BYTES`], those that were silent for longest give
+/// way first.
 #[derive(Debug, Default)]
 pub struct TextView {
-    sources: HashMap<(Option<TaskId>, Stream), Source>,
+    options: TextOptions,
+    sources: HashMap<SourceKey, Source>,
+    /// What the sources hold.
+    held: usize,
+    scratch: Scratch,
 }
 
-#[derive(Debug)]
-struct Source {
-    stream: TextStream,
-    first: Cursor,
-    last: Cursor,
-}
+type SourceKey = (Option<TaskId>, Stream);
 
 impl TextView {
     /// A view that has seen nothing.
     #[must_use]
-    pub fn new(_options: TextOptions) -> Self {
-        Self::default()
+    pub fn new(options: TextOptions) -> Self {
+        Self { options, ..Self::default() }
     }
 
     /// Takes a frame of the run `boot`; lines that are final now go to `lines`, oldest first.
+    ///
+    /// The end of a task makes its lines final; a gap, and the end of the run, make all lines final.
     pub fn feed(&mut self, boot: Boot, frame: &Frame, mut lines: impl FnMut(LineRef<'_>)) {
         match &frame.kind {
             FrameKind::Output { stream, data } => {
-                let (task, stream, at) = (frame.task, *stream, frame.cursor(boot));
-                let source = self.sources.entry((task, stream)).or_insert_with(|| Source {
-                    stream: TextStream::default(),
-                    first: at,
-                    last: at,
-                });
-                source.last = at;
-                let mut first = source.first;
-                source.stream.feed(data, |text, ended| {
-                    lines(LineRef { text, task, stream, first, last: at, ended });
-                    first = at;
-                });
-                source.first = first;
+                self.output((frame.task, *stream), frame.cursor(boot), data, &mut lines);
             }
             FrameKind::Ended(_) => {
                 for stream in [Stream::Stdout, Stream::Stderr, Stream::Pty] {
@@ -148,77 +151,198 @@ impl TextView {
         }
     }
 
-    /// The lines that are not final, as they stand, source by source.
-    pub fn open_lines(&self) -> impl Iterator<Item = Line> {
-        self.sources.iter().filter(|(_, source)| !source.stream.line.is_empty()).map(
-            |(&(task, stream), source)| Line {
-                text: source.stream.line.clone(),
-                task,
-                stream,
-                first: source.first,
-                last: source.last,
-                ended: false,
-            },
-        )
+    /// The lines that are not final, as they stand: source by source, the one that spoke last at the end.
+    #[must_use]
+    pub fn open_lines(&self) -> Vec<Line> {
+        let mut lines = Vec::new();
+        for key in self.by_silence() {
+            if let Some(source) = self.sources.get(&key) {
+                source.page.open(|line| lines.push(line.of(key).to_line()));
+            }
+        }
+        lines
     }
 
     /// The frame with which the oldest line that is not final begins: who resumes before it misses nothing.
     #[must_use]
     pub fn oldest_open(&self) -> Option<Cursor> {
-        self.sources.values().filter(|source| !source.stream.line.is_empty()).map(|source| source.first).min()
+        self.sources.values().filter_map(|source| source.page.oldest()).min()
     }
 
     /// Nothing follows: everything that is open is final.
     pub fn finish(&mut self, mut lines: impl FnMut(LineRef<'_>)) {
-        for key in self.sources.keys().copied().collect::<Vec<_>>() {
+        for key in self.by_silence() {
             self.end(key, &mut lines);
         }
     }
 
-    fn end(&mut self, key: (Option<TaskId>, Stream), lines: &mut impl FnMut(LineRef<'_>)) {
+    fn output(&mut self, key: SourceKey, at: Cursor, data: &[u8], lines: &mut impl FnMut(LineRef<'_>)) {
+        if self.held > MAX_HELD_BYTES || self.sources.len() >= MAX_SOURCES && !self.sources.contains_key(&key)
+        {
+            self.make_room(lines);
+        }
+        let source = self.sources.entry(key).or_insert_with(|| Source::new(self.options));
+        source.last = at;
+        source.feed(at, data, &mut self.scratch, &mut |line| lines(line.of(key)));
+        let held = std::mem::replace(&mut source.held, source.page.weight());
+        self.held = self.held - held + source.held;
+    }
+
+    /// Ends an eighth of the sources, so that this is seldom done.
+    fn make_room(&mut self, lines: &mut impl FnMut(LineRef<'_>)) {
+        let keys = self.by_silence();
+        for key in &keys[..keys.len().div_ceil(8)] {
+            self.end(*key, lines);
+        }
+    }
+
+    /// The sources, the one that has been silent for longest first.
+    fn by_silence(&self) -> Vec<SourceKey> {
+        let mut keys: Vec<_> = self.sources.iter().map(|(key, source)| (source.last, *key)).collect();
+        keys.sort_unstable_by_key(|(last, _)| *last);
+        keys.into_iter().map(|(_, key)| key).collect()
+    }
+
+    fn end(&mut self, key: SourceKey, lines: &mut impl FnMut(LineRef<'_>)) {
         if let Some(mut source) = self.sources.remove(&key) {
-            let (first, last) = (source.first, source.last);
-            source.stream.finish(|text, ended| {
-                lines(LineRef { text, task: key.0, stream: key.1, first, last, ended });
-            });
+            self.held -= source.held;
+            source.finish(&mut self.scratch, &mut |line| lines(line.of(key)));
         }
     }
 }
 
+impl<'a> Final<'a> {
+    fn of(self, (task, stream): SourceKey) -> LineRef<'a> {
+        let Final { text, first, last, ended } = self;
+        LineRef { text, task, stream, first, last, ended }
+    }
+}
+
 /// The same for one stream of bytes that has no frames.
-#[derive(Debug, Default)]
+///
+/// ```
+/// use registry_core::terminal::text::{TextOptions, TextStream};
+/// let (mut stream, mut out) = (TextStream::new(TextOptions::default()), String::new());
+/// let mut line = |text: &str, ended: bool| {
+///     out.push_str(text);
+///     if ended {
+///         out.push('\n');
+///     }
+/// };
+/// stream.feed(b" 10%\r 50%\r\x1b[32m100%\x1b[m\r\nlas", &mut line);
+/// stream.feed(b"r\x08t", &mut line);
+/// stream.finish(&mut line);
+/// assert_eq!(out, "100%\nlast");
+/// ```
+#[derive(Debug)]
 pub struct TextStream {
-    stripper: Stripper,
-    stripped: Vec<u8>,
-    line: String,
+    source: Source,
+    scratch: Scratch,
+}
+
+impl Default for TextStream {
+    fn default() -> Self {
+        Self::new(TextOptions::default())
+    }
 }
 
 impl TextStream {
     /// A stream that has seen nothing.
     #[must_use]
-    pub fn new(_options: TextOptions) -> Self {
-        Self::default()
+    pub fn new(options: TextOptions) -> Self {
+        Self { source: Source::new(options), scratch: Scratch::default() }
     }
 
     /// Takes the next bytes, cut anywhere; gives each line that is final now, and whether a line end follows it.
     pub fn feed(&mut self, input: &[u8], mut lines: impl FnMut(&str, bool)) {
-        self.stripped.clear();
-        self.stripper.feed(input, &mut self.stripped);
-        let text = String::from_utf8_lossy(&self.stripped);
-        for piece in text.split_inclusive('\n') {
-            self.line.push_str(piece.trim_end_matches(['\n', '\r']));
-            if piece.ends_with('\n') {
-                lines(&self.line, true);
-                self.line.clear();
-            }
+        let give = &mut |line: Final<'_>| lines(line.text, line.ended);
+        self.source.feed(Cursor::START, input, &mut self.scratch, give);
+    }
+
+    /// The lines that are not final, as they stand, oldest first.
+    pub fn open_lines(&self, mut lines: impl FnMut(&str, bool)) {
+        self.source.page.open(|line| lines(line.text, line.ended));
+    }
+
+    /// Nothing follows: everything that is open is final, and the stream as new.
+    pub fn finish(&mut self, mut lines: impl FnMut(&str, bool)) {
+        let give = &mut |line: Final<'_>| lines(line.text, line.ended);
+        self.source.finish(&mut self.scratch, give);
+    }
+}
+
+/// One stream of bytes on its way to lines.
+#[derive(Debug)]
+struct Source {
+    editor: Editor,
+    page: Page,
+    /// The begin of a character whose rest has not come yet; at most 3 bytes.
+    partial: Vec<u8>,
+    /// The frame that fed it last.
+    last: Cursor,
+    /// What it holds, as counted by its view.
+    held: usize,
+}
+
+/// Memory that is used for one piece and then for the next.
+#[derive(Debug, Default)]
+struct Scratch {
+    marked: Vec<u8>,
+    lossy: String,
+}
+
+impl Source {
+    fn new(options: TextOptions) -> Self {
+        Self {
+            editor: Editor::default(),
+            page: Page::new(options.window),
+            partial: Vec::new(),
+            last: Cursor::START,
+            held: 0,
         }
     }
 
-    /// Nothing follows: everything that is open is final.
-    pub fn finish(&mut self, mut lines: impl FnMut(&str, bool)) {
-        if !self.line.is_empty() {
-            lines(&self.line, false);
-            self.line.clear();
+    fn feed(&mut self, at: Cursor, data: &[u8], scratch: &mut Scratch, give: &mut Give<'_>) {
+        // What is put together for a piece is a few times its size: a large one is taken in parts.
+        for data in data.chunks(MAX_PIECE_BYTES) {
+            scratch.marked.clear();
+            scratch.marked.append(&mut self.partial);
+            self.editor.feed(data, &mut scratch.marked);
+            let text = decode(&scratch.marked, &mut scratch.lossy, &mut self.partial);
+            self.page.feed(at, text, give);
         }
     }
+
+    fn finish(&mut self, scratch: &mut Scratch, give: &mut Give<'_>) {
+        scratch.marked.clear();
+        scratch.marked.append(&mut self.partial);
+        self.editor.finish(&mut scratch.marked);
+        let text = String::from_utf8_lossy(&scratch.marked);
+        self.page.feed(self.last, &text, give);
+        self.page.finish(give);
+    }
+}
+
+/// The text in `bytes`, with U+FFFD for what is none; the begin of a character at the end goes to `partial`.
+fn decode<'a>(bytes: &'a [u8], lossy: &'a mut String, partial: &mut Vec<u8>) -> &'a str {
+    let error = match std::str::from_utf8(bytes) {
+        Ok(text) => return text,
+        Err(error) => error,
+    };
+    lossy.clear();
+    let mut rest = bytes;
+    let mut next = Some(error);
+    while let Some(error) = next {
+        let (valid, behind) = rest.split_at(error.valid_up_to());
+        lossy.push_str(std::str::from_utf8(valid).unwrap_or_default());
+        let Some(invalid) = error.error_len() else {
+            partial.extend_from_slice(behind);
+            return lossy;
+        };
+        lossy.push(char::REPLACEMENT_CHARACTER);
+        rest = &behind[invalid..];
+        next = std::str::from_utf8(rest).err();
+    }
+    lossy.push_str(std::str::from_utf8(rest).unwrap_or_default());
+    lossy
 }

@@ -1,0 +1,423 @@
+//! The stripper's policy for whoever must know how a line came to look as it does: the controls that move the cursor
+//! or erase are kept, as marks in the text.
+//!
+//! Stripped text has no C0 but TAB, LF and CR, so a mark begins with one of the others and cannot be mistaken. Some
+//! are followed by a count in two bytes. Without its marks the output is exactly the stripper's.
+
+use super::DEFAULT_CAP_BYTES;
+use super::machine::{C2, DEL, Machine, Sink};
+
+/// The most parameter bytes that a sequence may have to leave a mark: more than any program sends.
+const MAX_PARAMETER_BYTES: usize = 64;
+/// Counts in marks end here.
+const MAX_COUNT: u16 = 4095;
+
+/// What a mark stands for. Counts are 1 to 4095.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Edit {
+    /// Cursor so many columns left (also BS), right, lines up, down.
+    Left(u16),
+    Right(u16),
+    Up(u16),
+    Down(u16),
+    /// The same two, and to the line's start.
+    UpStart(u16),
+    DownStart(u16),
+    /// To a column, counted from 1.
+    Column(u16),
+    /// As LF does.
+    NewLine,
+    /// Of the line: what is at and behind the cursor, up to and at the cursor, all.
+    EraseAfter,
+    EraseBefore,
+    EraseLine,
+    /// What is at and behind the cursor, and all lines below.
+    EraseBelow,
+    /// So many columns, at the cursor.
+    InsertColumns(u16),
+    DeleteColumns(u16),
+    EraseColumns(u16),
+    /// So many lines, at the cursor.
+    InsertLines(u16),
+    DeleteLines(u16),
+    /// To a place on the screen, to another screen, or on with an empty one.
+    Jump,
+    /// Of the cursor's place.
+    Save,
+    Restore,
+}
+
+/// Bytes that begin marks. From [`COUNTED`] on a count follows; TAB, LF, CR and ESC are none.
+mod mark {
+    pub(super) const SAVE: u8 = 0x01;
+    pub(super) const RESTORE: u8 = 0x02;
+    pub(super) const JUMP: u8 = 0x03;
+    pub(super) const ERASE_AFTER: u8 = 0x04;
+    pub(super) const ERASE_BEFORE: u8 = 0x05;
+    pub(super) const ERASE_LINE: u8 = 0x06;
+    pub(super) const ERASE_BELOW: u8 = 0x07;
+    pub(super) const BACK: u8 = 0x08;
+    pub(super) const NEW_LINE: u8 = 0x0B;
+    pub(super) const COUNTED: u8 = 0x0E;
+    pub(super) const LEFT: u8 = COUNTED;
+    pub(super) const RIGHT: u8 = 0x0F;
+    pub(super) const UP: u8 = 0x10;
+    pub(super) const DOWN: u8 = 0x11;
+    pub(super) const UP_START: u8 = 0x12;
+    pub(super) const DOWN_START: u8 = 0x13;
+    pub(super) const COLUMN: u8 = 0x14;
+    pub(super) const INSERT_COLUMNS: u8 = 0x15;
+    pub(super) const DELETE_COLUMNS: u8 = 0x16;
+    pub(super) const ERASE_COLUMNS: u8 = 0x17;
+    pub(super) const INSERT_LINES: u8 = 0x18;
+    pub(super) const DELETE_LINES: u8 = 0x19;
+}
+
+/// Reads the mark that `text` begins with, and its length. `None` when it begins with none.
+pub(crate) fn decode(text: &[u8]) -> Option<(Edit, usize)> {
+    let first = *text.first()?;
+    if first < mark::COUNTED {
+        let edit = match first {
+            mark::SAVE => Edit::Save,
+            mark::RESTORE => Edit::Restore,
+            mark::JUMP => Edit::Jump,
+            mark::ERASE_AFTER => Edit::EraseAfter,
+            mark::ERASE_BEFORE => Edit::EraseBefore,
+            mark::ERASE_LINE => Edit::EraseLine,
+            mark::ERASE_BELOW => Edit::EraseBelow,
+            mark::BACK => Edit::Left(1),
+            mark::NEW_LINE => Edit::NewLine,
+            _ => return None,
+        };
+        return Some((edit, 1));
+    }
+    let count = u16::from(text.get(1)? & 0x3F) << 6 | u16::from(text.get(2)? & 0x3F);
+    let edit = match first {
+        mark::LEFT => Edit::Left(count),
+        mark::RIGHT => Edit::Right(count),
+        mark::UP => Edit::Up(count),
+        mark::DOWN => Edit::Down(count),
+        mark::UP_START => Edit::UpStart(count),
+        mark::DOWN_START => Edit::DownStart(count),
+        mark::COLUMN => Edit::Column(count),
+        mark::INSERT_COLUMNS => Edit::InsertColumns(count),
+        mark::DELETE_COLUMNS => Edit::DeleteColumns(count),
+        mark::ERASE_COLUMNS => Edit::EraseColumns(count),
+        mark::INSERT_LINES => Edit::InsertLines(count),
+        mark::DELETE_LINES => Edit::DeleteLines(count),
+        _ => return None,
+    };
+    Some((edit, 3))
+}
+
+/// Takes control sequences out of a stream that arrives in pieces, as the stripper does, and leaves marks.
+#[derive(Clone, Debug)]
+pub(crate) struct Editor {
+    machine: Machine,
+    open: Parameters,
+}
+
+impl Default for Editor {
+    fn default() -> Self {
+        Self { machine: Machine::new(DEFAULT_CAP_BYTES), open: Parameters::default() }
+    }
+}
+
+impl Editor {
+    /// Appends the text and the marks in `input` to `out`. Marks are never cut in two; characters may be.
+    pub(crate) fn feed(&mut self, input: &[u8], out: &mut Vec<u8>) {
+        let mut at = 0;
+        while at < input.len() {
+            at += if self.machine.in_text() {
+                self.text(&input[at..], out)
+            } else {
+                let skipped = self.machine.skip_body(&input[at..]);
+                skipped + self.one(&input[at + skipped..], out)
+            };
+        }
+    }
+
+    /// Ends the stream, as [`Stripper::finish`](super::Stripper::finish) does.
+    pub(crate) fn finish(&mut self, out: &mut Vec<u8>) {
+        self.machine.finish(out);
+    }
+
+    /// Takes a run of text and the sequence behind it; returns how many bytes that was.
+    fn text(&mut self, rest: &[u8], out: &mut Vec<u8>) -> usize {
+        let mut run = text_run(rest);
+        // C2s whose fellow is not in sight, or is taken out: the machine must know of them.
+        while run > 0 && rest[run - 1] == C2 {
+            run -= 1;
+        }
+        out.extend_from_slice(&rest[..run]);
+        let rest = &rest[run..];
+        run + csi(rest, out).unwrap_or_else(|| self.one(rest, out))
+    }
+
+    fn one(&mut self, rest: &[u8], out: &mut Vec<u8>) -> usize {
+        let Some(&byte) = rest.first() else { return 0 };
+        self.machine.step(byte, &mut Marks { open: &mut self.open, out });
+        1
+    }
+}
+
+/// The parameters and intermediates of a CSI that came in pieces.
+#[derive(Clone, Debug)]
+struct Parameters {
+    bytes: [u8; MAX_PARAMETER_BYTES],
+    /// How many there were, also when not all of them fitted.
+    len: usize,
+}
+
+impl Default for Parameters {
+    fn default() -> Self {
+        Self { bytes: [0; MAX_PARAMETER_BYTES], len: 0 }
+    }
+}
+
+/// Where the machine puts text and what leaves marks.
+struct Marks<'a> {
+    open: &'a mut Parameters,
+    out: &'a mut Vec<u8>,
+}
+
+impl Sink for Marks<'_> {
+    fn text(&mut self, byte: u8) {
+        self.out.push(byte);
+    }
+
+    fn control(&mut self, byte: u8) {
+        match byte {
+            0x08 => self.out.push(mark::BACK),
+            0x0B | 0x0C => self.out.push(mark::NEW_LINE),
+            _ => {}
+        }
+    }
+
+    fn escape(&mut self, last: u8) {
+        match last {
+            b'7' => self.out.push(mark::SAVE),
+            b'8' => self.out.push(mark::RESTORE),
+            b'D' => counted(mark::DOWN, 1, self.out),
+            b'E' => self.out.push(mark::NEW_LINE),
+            b'M' => counted(mark::UP, 1, self.out),
+            b'c' => self.out.push(mark::JUMP),
+            _ => {}
+        }
+    }
+
+    fn csi_opens(&mut self) {
+        self.open.len = 0;
+    }
+
+    fn csi_byte(&mut self, byte: u8) {
+        if let Some(place) = self.open.bytes.get_mut(self.open.len) {
+            *place = byte;
+        }
+        self.open.len = self.open.len.saturating_add(1);
+    }
+
+    fn csi_ends(&mut self, last: u8) {
+        if let Some(parameters) = self.open.bytes.get(..self.open.len) {
+            leave_mark(parameters, last, self.out);
+        }
+    }
+}
+
+/// Takes the CSI that `rest` begins with, if it is an ordinary one that is all there; returns its length.
+fn csi(rest: &[u8], out: &mut Vec<u8>) -> Option<usize> {
+    let body = rest.strip_prefix(b"\x1b[")?;
+    let end = body.iter().position(|b| !matches!(b, 0x20..=0x3F))?;
+    let last = body[end];
+    if !matches!(last, 0x40..=0x7E) {
+        return None;
+    }
+    // Nearly all of them are colours.
+    if last != b'm' && end <= MAX_PARAMETER_BYTES {
+        leave_mark(&body[..end], last, out);
+    }
+    Some(end + 3)
+}
+
+/// The mark of a CSI that changes what a line looks like; those with private markers or intermediates do not, but for
+/// those that switch to another screen.
+fn leave_mark(parameters: &[u8], last: u8, out: &mut Vec<u8>) {
+    let code = match last {
+        b'h' | b'l' => {
+            if switches_screen(parameters) {
+                out.push(mark::JUMP);
+            }
+            return;
+        }
+        b'K' | b'J' | b'H' | b'f' | b'd' | b's' | b'u' => 0,
+        b'A' => mark::UP,
+        b'B' => mark::DOWN,
+        b'C' => mark::RIGHT,
+        b'D' => mark::LEFT,
+        b'E' => mark::DOWN_START,
+        b'F' => mark::UP_START,
+        b'G' | b'`' => mark::COLUMN,
+        b'@' => mark::INSERT_COLUMNS,
+        b'P' => mark::DELETE_COLUMNS,
+        b'X' => mark::ERASE_COLUMNS,
+        b'L' => mark::INSERT_LINES,
+        b'M' => mark::DELETE_LINES,
+        _ => return,
+    };
+    if !parameters.iter().all(|b| b.is_ascii_digit() || *b == b';') {
+        return;
+    }
+    let first = parameters.split(|b| *b == b';').next().unwrap_or_default();
+    let number = first.iter().fold(0_u16, |n, digit| (n * 10 + u16::from(digit - b'0')).min(MAX_COUNT));
+    match (last, number) {
+        (b'K', 0) => out.push(mark::ERASE_AFTER),
+        // Of what is above, nobody here knows how much a screen would still show.
+        (b'K' | b'J', 1) => out.push(mark::ERASE_BEFORE),
+        (b'K', 2) => out.push(mark::ERASE_LINE),
+        (b'J', 0) => out.push(mark::ERASE_BELOW),
+        (b'J', 2) | (b'H' | b'f' | b'd', _) => out.push(mark::JUMP),
+        (b's', _) if parameters.is_empty() => out.push(mark::SAVE),
+        (b'u', _) if parameters.is_empty() => out.push(mark::RESTORE),
+        (b'K' | b'J' | b's' | b'u', _) => {}
+        _ => counted(code, number.max(1), out),
+    }
+}
+
+fn switches_screen(parameters: &[u8]) -> bool {
+    let Some(modes) = parameters.strip_prefix(b"?") else { return false };
+    modes.split(|b| *b == b';').any(|mode| matches!(mode, b"47" | b"1047" | b"1049"))
+}
+
+#[allow(clippy::cast_possible_truncation, reason = "six bits are taken")]
+fn counted(code: u8, count: u16, out: &mut Vec<u8>) {
+    out.extend_from_slice(&[code, 0x40 | (count >> 6) as u8 & 0x3F, 0x40 | count as u8 & 0x3F]);
+}
+
+/// How many bytes at the start of `input` are text come what may behind them, except that a last C2 depends on the
+/// byte after it.
+fn text_run(input: &[u8]) -> usize {
+    let mut at = 0;
+    loop {
+        at += plain_run(&input[at..]);
+        match input.get(at) {
+            Some(b'\t' | b'\n' | b'\r') => at += 1,
+            Some(&C2) if input.get(at + 1).is_none_or(|next| next & 0xE0 != 0x80) => at += 1,
+            _ => return at,
+        }
+    }
+}
+
+/// How many bytes at the start of `input` are neither C0 nor DEL nor [`C2`]: eight at a time.
+fn plain_run(input: &[u8]) -> usize {
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    const HIGHS: u64 = 0x8080_8080_8080_8080;
+    let mut at = 0;
+    while let Some(word) = input.get(at..).and_then(|rest| rest.first_chunk::<8>()) {
+        let word = u64::from_le_bytes(*word);
+        let control = word.wrapping_sub(ONES * 0x20) & !word;
+        let del = word ^ (ONES * DEL as u64);
+        let lead = word ^ (ONES * C2 as u64);
+        // The lowest of these bits is exact; those above it may be borrowed.
+        let found = (control | del.wrapping_sub(ONES) & !del | lead.wrapping_sub(ONES) & !lead) & HIGHS;
+        if found != 0 {
+            return at + found.trailing_zeros() as usize / 8;
+        }
+        at += 8;
+    }
+    let is_plain = |byte: u8| byte >= 0x20 && byte != DEL && byte != C2;
+    at + input[at..].iter().position(|&byte| !is_plain(byte)).unwrap_or(input.len() - at)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::ansi::strip;
+
+    fn marked(pieces: &[&[u8]]) -> Vec<u8> {
+        let (mut editor, mut out) = (Editor::default(), Vec::new());
+        pieces.iter().for_each(|piece| editor.feed(piece, &mut out));
+        editor.finish(&mut out);
+        out
+    }
+
+    fn edits(input: &[u8]) -> (String, Vec<Edit>) {
+        let (mut text, mut edits) = (Vec::new(), Vec::new());
+        let marked = marked(&[input]);
+        let mut at = 0;
+        while at < marked.len() {
+            if let Some((edit, len)) = decode(&marked[at..]) {
+                edits.push(edit);
+                at += len;
+            } else {
+                text.push(marked[at]);
+                at += 1;
+            }
+        }
+        (text.escape_ascii().to_string(), edits)
+    }
+
+    #[test]
+    fn what_moves_or_erases_leaves_a_mark() {
+        let cases: &[(&[u8], &[Edit])] = &[
+            (b"\x08\x0b\x0c", &[Edit::Left(1), Edit::NewLine, Edit::NewLine]),
+            (b"\x1b[A\x1b[2B\x1b[3C\x1b[4D", &[Edit::Up(1), Edit::Down(2), Edit::Right(3), Edit::Left(4)]),
+            (b"\x1b[0E\x1b[F\x1b[G\x1b[70`", &[Edit::DownStart(1), Edit::UpStart(1), Edit::Column(1), Edit::Column(70)]),
+            (b"\x1b[K\x1b[1K\x1b[2K\x1b[3K", &[Edit::EraseAfter, Edit::EraseBefore, Edit::EraseLine]),
+            (b"\x1b[J\x1b[1J\x1b[2J\x1b[3J", &[Edit::EraseBelow, Edit::EraseBefore, Edit::Jump]),
+            (b"\x1b[@\x1b[9P\x1b[99999X", &[Edit::InsertColumns(1), Edit::DeleteColumns(9), Edit::EraseColumns(4095)]),
+            (b"\x1b[64L\x1b[128M", &[Edit::InsertLines(64), Edit::DeleteLines(128)]),
+            (b"\x1b[H\x1b[1;2f\x1b[3d\x1bc", &[Edit::Jump; 4]),
+            (b"\x1b[?1049h\x1b[?25;47l\x1b[?1047;1l", &[Edit::Jump; 3]),
+            (b"\x1b7\x1b8\x1b[s\x1b[u", &[Edit::Save, Edit::Restore, Edit::Save, Edit::Restore]),
+            (b"\x1bD\x1bE\x1bM", &[Edit::Down(1), Edit::NewLine, Edit::Up(1)]),
+            (b"\x1b[3\x08A", &[Edit::Left(1), Edit::Up(3)]),
+            (b"\xc2\x9b5A", &[Edit::Up(5)]),
+            (b"\x1b[1m\x1b[?25l\x1b[?2K\x1b[>1u\x1b[1;2s\x1b[1 A\x1b[1:2A\x1b(B\x1b]0;\x08\x07\x07\x00\x1b[6n", &[]),
+        ];
+        for (input, expected) in cases {
+            assert_eq!(edits(input), (String::new(), expected.to_vec()), "{}", input.escape_ascii());
+            let bytes: Vec<&[u8]> = input.chunks(1).collect();
+            assert_eq!(marked(&bytes), marked(&[input]), "{} by the byte", input.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn long_parameters_leave_none_however_they_are_cut() {
+        for len in [MAX_PARAMETER_BYTES, MAX_PARAMETER_BYTES + 1] {
+            let input = [b"\x1b[", vec![b'0'; len - 1].as_slice(), b"2A"].concat();
+            let expected = if len == MAX_PARAMETER_BYTES { vec![Edit::Up(2)] } else { Vec::new() };
+            assert_eq!(edits(&input).1, expected);
+            let bytes: Vec<&[u8]> = input.chunks(1).collect();
+            assert_eq!(marked(&bytes), marked(&[&input]));
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(1000))]
+
+        /// The stripper, which has an oracle of its own, vouches for the text.
+        #[test]
+        fn the_text_is_the_strippers_however_it_is_cut(
+            pieces in prop::collection::vec(
+                prop_oneof![
+                    prop::sample::select(&[
+                        "\x1b", "[", "]", "3", "1;2", "A", "K", "m", "\x1b[2K", "\x1b[?1049h", "\x1b]0;", "\x07", "P",
+                        "\x18", "\x08", "text", "\t", "\r", "\n", "é", "“", "\u{9b}", "\u{85}", "\x1b\\", "\x7f", "7",
+                    ]).prop_map(|piece: &str| piece.as_bytes().to_vec()),
+                    prop::sample::select(&[0x9b_u8, 0xc2, 0x80, 0xa0, 0xff, 0x1b, 0xe2]).prop_map(|byte| vec![byte]),
+                    "[ -~]{0,40}".prop_map(String::into_bytes),
+                ],
+                0..30,
+            ),
+        ) {
+            let input = pieces.concat();
+            let whole = marked(&[&input]);
+            prop_assert_eq!(edits(&input).0, strip(&input).escape_ascii().to_string());
+            let pieces: Vec<&[u8]> = pieces.iter().map(Vec::as_slice).collect();
+            prop_assert_eq!(&marked(&pieces), &whole);
+            prop_assert_eq!(&marked(&input.chunks(1).collect::<Vec<_>>()), &whole);
+        }
+    }
+}
