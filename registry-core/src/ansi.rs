@@ -76,17 +76,26 @@
 //! The sequences are those of ECMA-48, taken apart as in Paul Williams' parser for DEC terminals
 //! (<https://vt100.net/emu/dec_ansi_parser>), with UTF-8 and the habits of xterm, screen and Linux on top.
 
+mod blocks;
 pub(crate) mod edits;
 mod machine;
+mod path;
 mod portable;
+#[cfg(target_arch = "x86_64")]
+mod x86_64;
 
 use std::borrow::Cow;
 
-use machine::Machine;
+pub use self::path::Path;
+
+use self::machine::Machine;
 
 /// Where a string (OSC, DCS, ...) that does not end is given up, in bytes of its body: as much as tmux takes by
 /// default, more than any title or link, and no more lost text than people scroll back over.
 pub const DEFAULT_CAP_BYTES: usize = 1024 * 1024;
+
+/// How much is stripped at once in place, in bytes: fits into a processor's first cache, beside what comes out of it.
+const IN_PLACE_BYTES: usize = 8 * 1024;
 
 /// Takes control sequences out of a whole text; borrows it when there are none.
 ///
@@ -98,14 +107,7 @@ pub const DEFAULT_CAP_BYTES: usize = 1024 * 1024;
 /// ```
 #[must_use]
 pub fn strip(input: &[u8]) -> Cow<'_, [u8]> {
-    if portable::is_clean(input) {
-        return Cow::Borrowed(input);
-    }
-    let mut out = Vec::with_capacity(input.len());
-    let mut stripper = Stripper::default();
-    stripper.feed(input, &mut out);
-    stripper.finish(&mut out);
-    Cow::Owned(out)
+    Path::best().strip(input)
 }
 
 /// [`strip`] for text that is known to be UTF-8.
@@ -113,16 +115,48 @@ pub fn strip(input: &[u8]) -> Cow<'_, [u8]> {
 pub fn strip_str(input: &str) -> Cow<'_, str> {
     match strip(input.as_bytes()) {
         Cow::Borrowed(_) => Cow::Borrowed(input),
-        // Valid stays valid; the second arm is there because this crate has no unchecked conversions.
+        // Valid stays valid; the second arm is there because nothing here converts unchecked.
         Cow::Owned(out) => Cow::Owned(
             String::from_utf8(out).unwrap_or_else(|e| String::from_utf8_lossy(e.as_bytes()).into_owned()),
         ),
     }
 }
 
+/// [`strip`] in place: no second buffer of the text's size, and nothing is moved in text that is clean.
+///
+/// ```
+/// use registry_core::ansi::strip_in_place;
+/// let mut text = b"\x1b[1mbold\x1b[m".to_vec();
+/// strip_in_place(&mut text);
+/// assert_eq!(text, b"bold");
+/// ```
+pub fn strip_in_place(text: &mut Vec<u8>) {
+    let path = Path::best();
+    let (mut from, mut to) = (path.clean_run(text), path.clean_run(text));
+    if from == text.len() {
+        return;
+    }
+    let mut stripper = Stripper::with_path(DEFAULT_CAP_BYTES, path);
+    let mut out = Vec::with_capacity(2 * IN_PLACE_BYTES);
+    while from < text.len() {
+        let piece = &text[from..text.len().min(from + IN_PLACE_BYTES)];
+        from += piece.len();
+        stripper.feed(piece, &mut out);
+        if from == text.len() {
+            stripper.finish(&mut out);
+        }
+        // Never more than was read: what was held back was read before.
+        text[to..to + out.len()].copy_from_slice(&out);
+        to += out.len();
+        out.clear();
+    }
+    text.truncate(to);
+}
+
 /// Takes control sequences out of a stream that arrives in pieces.
 ///
-/// One stripper serves one stream: it remembers an open sequence from piece to piece, in a few dozen bytes.
+/// One stripper serves one stream: it remembers an open sequence from piece to piece, in a few dozen bytes. What it
+/// gives is appended to a buffer of the caller's, which can be cleared and used again.
 ///
 /// ```
 /// use registry_core::ansi::Stripper;
@@ -136,6 +170,7 @@ pub fn strip_str(input: &str) -> Cow<'_, str> {
 #[derive(Clone, Debug)]
 pub struct Stripper {
     machine: Machine,
+    path: Path,
 }
 
 impl Default for Stripper {
@@ -148,15 +183,21 @@ impl Stripper {
     /// A stripper that gives up a string after `cap_bytes` of body (and up to 3 more, to finish a character).
     #[must_use]
     pub fn with_cap(cap_bytes: usize) -> Self {
-        Self { machine: Machine::new(cap_bytes) }
+        Self::with_path(cap_bytes, Path::best())
     }
 
-    /// Appends the text in `input` to `out`.
+    /// A stripper that works in one certain way: for tests and measurements.
+    #[must_use]
+    pub fn with_path(cap_bytes: usize, path: Path) -> Self {
+        Self { machine: Machine::new(cap_bytes), path }
+    }
+
+    /// Appends the text in `input` to `out`, which grows by up to the length of `input` and a few dozen bytes of room.
     ///
     /// A piece may end inside a character; then so does `out`, until the next piece is fed. A last byte 0xC2 is held
     /// back, because the next byte decides whether it begins a control.
     pub fn feed(&mut self, input: &[u8], out: &mut Vec<u8>) {
-        portable::feed(&mut self.machine, input, out);
+        self.path.feed(&mut self.machine, input, out);
     }
 
     /// Says that the stream is over. An open sequence is forgotten (an open string counts as aborted), a byte that

@@ -1,8 +1,6 @@
 //! The way that runs on every processor: copies clean runs whole, skips bodies with memchr, steps through the rest.
 
-use memchr::{memchr2, memchr3};
-
-use super::machine::{BEL, C2, CAN, DEL, ESC, Machine, ST, SUB, State};
+use super::machine::{C2, DEL, Machine};
 
 /// Bytes looked at together: a loop over a fixed number of them becomes vector code on every target.
 const BLOCK: usize = 64;
@@ -12,70 +10,30 @@ const SHORT_RUN: usize = 16;
 /// Appends the text in `input` to `out`; the machine carries what is open from one piece to the next.
 pub(super) fn feed(machine: &mut Machine, input: &[u8], out: &mut Vec<u8>) {
     let mut at = 0;
-    while let Some(rest) = input.get(at..).filter(|rest| !rest.is_empty()) {
-        at += match machine.state {
-            State::Ground if machine.in_text() => text(machine, rest, out),
-            State::Osc | State::Str => string(machine, rest, out),
-            _ => one(machine, rest, out),
-        };
+    while at < input.len() {
+        at += piece(machine, &input[at..], out);
     }
 }
 
-/// True when nothing in a whole text would be taken out.
-pub(super) fn is_clean(input: &[u8]) -> bool {
-    clean_run(input) == input.len()
-}
-
-/// Takes a run of text and the sequence behind it; returns how many bytes that was.
-fn text(machine: &mut Machine, rest: &[u8], out: &mut Vec<u8>) -> usize {
-    let mut run = clean_run(rest);
-    // C2s whose fellow is not in sight, or is taken out: the machine must know of them.
-    while run > 0 && rest[run - 1] == C2 {
-        run -= 1;
+/// Takes the next piece of an input that is not empty: a run of text, a sequence, a body. Returns its length.
+pub(super) fn piece(machine: &mut Machine, rest: &[u8], out: &mut Vec<u8>) -> usize {
+    if machine.in_text() {
+        return text(machine, rest, out);
     }
-    out.extend_from_slice(&rest[..run]);
-    let rest = &rest[run..];
-    run + csi(rest).unwrap_or_else(|| one(machine, rest, out))
-}
-
-/// The length of the CSI that `rest` begins with, if it is an ordinary one that is all there.
-fn csi(rest: &[u8]) -> Option<usize> {
-    let body = rest.strip_prefix(b"\x1b[")?;
-    let parameters = body.iter().position(|b| !matches!(b, 0x20..=0x3F))?;
-    matches!(body[parameters], 0x40..=0x7E).then_some(parameters + 3)
-}
-
-/// Skips the part of a string's body that cannot end it, and takes the byte that may.
-fn string(machine: &mut Machine, rest: &[u8], out: &mut Vec<u8>) -> usize {
-    let room = machine.cap.saturating_sub(machine.body);
-    let body = &rest[..rest.len().min(room)];
-    let skip = match machine.state {
-        State::Osc => {
-            let end = memchr3(ESC, BEL, ST, body).unwrap_or(body.len());
-            memchr2(CAN, SUB, &body[..end]).unwrap_or(end)
+    let mut taken = machine.skip_body(rest);
+    for &byte in &rest[taken..] {
+        machine.step(byte, out);
+        taken += 1;
+        if machine.in_text() || machine.in_body() {
+            break;
         }
-        _ => memchr3(ESC, CAN, SUB, body).unwrap_or(body.len()),
-    };
-    if skip > 0 {
-        machine.body += skip;
-        machine.body_lead = body[skip - 1] == C2;
     }
-    skip + one(machine, &rest[skip..], out)
-}
-
-fn one(machine: &mut Machine, rest: &[u8], out: &mut Vec<u8>) -> usize {
-    match rest.first() {
-        Some(&byte) => {
-            machine.step(byte, out);
-            1
-        }
-        None => 0,
-    }
+    taken
 }
 
 /// How many bytes at the start of `input` stay as they are, come what may behind them, except that a last C2
 /// depends on the byte after it.
-fn clean_run(input: &[u8]) -> usize {
+pub(super) fn clean_run(input: &[u8]) -> usize {
     if let Some(at) = find_dirty(input, 0, input.len().min(SHORT_RUN)) {
         return at;
     }
@@ -88,6 +46,32 @@ fn clean_run(input: &[u8]) -> usize {
         at += BLOCK;
     }
     find_dirty(input, at, input.len()).unwrap_or(input.len())
+}
+
+/// Takes a run of text and the sequence behind it; returns how many bytes that was.
+fn text(machine: &mut Machine, rest: &[u8], out: &mut Vec<u8>) -> usize {
+    let mut run = clean_run(rest);
+    // C2s whose fellow is not in sight, or is taken out: the machine must know of them.
+    while run > 0 && rest[run - 1] == C2 {
+        run -= 1;
+    }
+    out.extend_from_slice(&rest[..run]);
+    let rest = &rest[run..];
+    if let Some(csi) = csi(rest) {
+        return run + csi;
+    }
+    if let Some(&byte) = rest.first() {
+        machine.step(byte, out);
+        return run + 1;
+    }
+    run
+}
+
+/// The length of the CSI that `rest` begins with, if it is an ordinary one that is all there.
+fn csi(rest: &[u8]) -> Option<usize> {
+    let body = rest.strip_prefix(b"\x1b[")?;
+    let parameters = body.iter().position(|b| !matches!(b, 0x20..=0x3F))?;
+    matches!(body[parameters], 0x40..=0x7E).then_some(parameters + 3)
 }
 
 /// True when one of the first [`BLOCK`] bytes is to be taken out. No early exit: that keeps it vector code.

@@ -5,16 +5,28 @@ mod corpus;
 mod oracle;
 mod streams;
 
-use registry_core::ansi::{Counters, Stripper};
+use registry_core::ansi::{Counters, Path, Stripper};
 
-/// What stripping `pieces` one after the other gives, with strings given up at `cap` bytes.
-fn strip_pieces<'a>(pieces: impl IntoIterator<Item = &'a [u8]>, cap: usize) -> (Vec<u8>, Counters) {
-    let (mut stripper, mut out) = (Stripper::with_cap(cap), Vec::new());
-    for piece in pieces {
-        stripper.feed(piece, &mut out);
+/// What stripping `pieces` one after the other gives, with strings given up at `cap` bytes: the same in every way that
+/// this processor has.
+fn strip_pieces<'a>(
+    pieces: impl IntoIterator<Item = &'a [u8], IntoIter: Clone>,
+    cap: usize,
+) -> (Vec<u8>, Counters) {
+    let pieces = pieces.into_iter();
+    let mut results = Path::available().map(|path| {
+        let (mut stripper, mut out) = (Stripper::with_path(cap, path), Vec::new());
+        for piece in pieces.clone() {
+            stripper.feed(piece, &mut out);
+        }
+        stripper.finish(&mut out);
+        (path, out, stripper.counters())
+    });
+    let (_, first, counters) = results.next().expect("there is a portable way everywhere");
+    for (path, out, met) in results {
+        assert_eq!((show(&out), met), (show(&first), counters), "{path}");
     }
-    stripper.finish(&mut out);
-    (out, stripper.counters())
+    (first, counters)
 }
 
 /// Readable in a failed assertion.

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use proptest::prelude::*;
-use registry_core::ansi::{DEFAULT_CAP_BYTES, Stripper, strip, strip_str};
+use registry_core::ansi::{DEFAULT_CAP_BYTES, Path, Stripper, strip, strip_in_place, strip_str};
 
 use super::{oracle, show, strip_pieces};
 
@@ -69,6 +69,10 @@ const PIECES: &[&str] = &[
     "\u{9f}",
     "\u{a0}",
     "a run of text that is longer than one block of sixty-four bytes, é included; ",
+    // Longer than what is looked at together, with the first byte of a C1 control all over.
+    "Und so weiter: 20 °C, «ja», ½ Maß, 3 §§, 2 µm; a stretch of text that goes on for more than four blocks of \
+     sixty-four bytes, because that is how much text is copied at once when nothing else was met for a while, and \
+     what comes behind it is to be found all the same, wherever in a block it happens to be. 5 £, 7 ¥, 1 ¢.",
 ];
 
 /// Bytes that are special where they stand alone.
@@ -163,6 +167,19 @@ proptest! {
     fn strings_and_bytes_agree(input in any_text()) {
         let (text, bytes) = (strip_str(&input), strip(input.as_bytes()));
         prop_assert_eq!(text.as_bytes(), &*bytes);
+    }
+
+    #[test]
+    fn whole_texts_and_texts_in_place_agree(input in any_bytes(), times in 1_usize..12) {
+        // Long enough for several pieces in place.
+        let input = input.repeat(times);
+        let expected = strip_pieces([&input[..]], DEFAULT_CAP_BYTES).0;
+        for path in Path::available() {
+            prop_assert_eq!(show(&path.strip(&input)), show(&expected), "{}", path);
+        }
+        let mut text = input;
+        strip_in_place(&mut text);
+        prop_assert_eq!(show(&text), show(&expected));
     }
 
     #[test]
