@@ -1,6 +1,7 @@
 //! A node's terminal as a run of frames, and the bounded tail of it that is kept in memory.
 
 pub mod codec;
+pub mod commands;
 pub mod excerpt;
 pub mod search;
 pub mod tail;
