@@ -25,8 +25,9 @@ const MAX_PIECE_BYTES: usize = super::MAX_FRAME_DATA_BYTES;
 /// How a [`TextView`] holds lines back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TextOptions {
-    /// The last lines of each source that are not final yet, because the cursor may move up to them; at most
-    /// [`MAX_WINDOW_LINES`]. A source that moves up further than this holds as many lines as that from then on.
+    /// The last lines of each PTY that are not final yet, because the cursor may move up to them; at most
+    /// [`MAX_WINDOW_LINES`]. A source that moves up further than this holds as many lines as that from then on. Pipes
+    /// begin with none: the lines of a task's stdout and stderr come in the order in which they ended.
     pub window: usize,
 }
 
@@ -181,7 +182,10 @@ impl TextView {
         {
             self.make_room(lines);
         }
-        let source = self.sources.entry(key).or_insert_with(|| Source::new(self.options));
+        // The two pipes of a task keep the order in which their lines ended only if neither holds lines back; and what
+        // is written to a pipe seldom moves up.
+        let options = if key.1 == Stream::Pty { self.options } else { TextOptions::follow() };
+        let source = self.sources.entry(key).or_insert_with(|| Source::new(options));
         source.last = at;
         source.feed(at, data, &mut self.scratch, &mut |line| lines(line.of(key)));
         let held = std::mem::replace(&mut source.held, source.page.weight());
