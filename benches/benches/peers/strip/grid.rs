@@ -3,8 +3,10 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
+use registry_core::ansi;
+
 use super::corpora::Corpus;
-use super::{BORROWED, CHUNK_BYTES, paths};
+use super::{CHUNK_BYTES, borrowed};
 
 /// The table: a line for each corpus, a column for each who took part.
 pub(crate) struct Grid {
@@ -65,7 +67,7 @@ impl Grid {
 }
 
 fn heading(name: &str) -> String {
-    let ours = name == BORROWED || paths().iter().any(|(path, _)| *path == name);
+    let ours = ansi::Path::available().any(|path| path.name() == name || borrowed(path) == name);
     if ours { format!("ours, {name}") } else { name.to_owned() }
 }
 
