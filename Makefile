@@ -2,7 +2,7 @@
 
 CARGO ?= cargo
 
-.PHONY: help demo test lint doc bench tsan clean
+.PHONY: help demo test lint doc bench tsan neon clean
 
 help: ## This list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
@@ -32,6 +32,9 @@ bench: ## The benchmarks, about a quarter of an hour; results in benches/results
 
 tsan: ## The core's concurrent tests under ThreadSanitizer (needs a nightly toolchain)
 	./scripts/tsan.sh
+
+neon: ## The stripper's NEON code in an emulator (needs qemu-user)
+	./scripts/neon.sh
 
 clean: ## Remove what was built
 	$(CARGO) clean

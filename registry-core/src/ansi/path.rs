@@ -4,7 +4,9 @@ use std::borrow::Cow;
 use std::fmt;
 use std::sync::OnceLock;
 
-use super::machine::Machine;
+#[cfg(target_arch = "aarch64")]
+use super::aarch64::Neon;
+use super::machine::{C2, Machine};
 #[cfg(target_arch = "x86_64")]
 use super::x86_64::{Avx2, Avx512};
 use super::{DEFAULT_CAP_BYTES, Stripper, portable};
@@ -27,6 +29,8 @@ enum Kind {
     Avx512(Avx512),
     #[cfg(target_arch = "x86_64")]
     Avx2(Avx2),
+    #[cfg(target_arch = "aarch64")]
+    Neon(Neon),
     Portable,
 }
 
@@ -38,6 +42,8 @@ impl Path {
             Avx512::detect().map(Kind::Avx512),
             #[cfg(target_arch = "x86_64")]
             Avx2::detect().map(Kind::Avx2),
+            #[cfg(target_arch = "aarch64")]
+            Some(Kind::Neon(Neon)),
             Some(Kind::Portable),
         ];
         kinds.into_iter().flatten().map(Self)
@@ -50,7 +56,7 @@ impl Path {
         *BEST.get_or_init(|| Self::available().next().unwrap_or(Self(Kind::Portable)))
     }
 
-    /// `avx512`, `avx2` or `portable`.
+    /// `avx512`, `avx2`, `neon` or `portable`.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self.0 {
@@ -58,6 +64,8 @@ impl Path {
             Kind::Avx512(_) => "avx512",
             #[cfg(target_arch = "x86_64")]
             Kind::Avx2(_) => "avx2",
+            #[cfg(target_arch = "aarch64")]
+            Kind::Neon(_) => "neon",
             Kind::Portable => "portable",
         }
     }
@@ -84,12 +92,13 @@ impl Path {
             Kind::Avx512(p) => p.plain_run(input),
             #[cfg(target_arch = "x86_64")]
             Kind::Avx2(p) => p.plain_run(input),
+            #[cfg(target_arch = "aarch64")]
+            Kind::Neon(p) => p.plain_run(input),
             Kind::Portable => 0,
         };
         let run = plain + portable::clean_run(&input[plain..]);
         // A C2 at the end of the run depends on what follows it, if anything does.
-        let behind =
-            if run == input.len() { 0 } else { usize::from(input[..run].ends_with(&[super::machine::C2])) };
+        let behind = if run == input.len() { 0 } else { usize::from(input[..run].ends_with(&[C2])) };
         run - behind
     }
 
@@ -99,6 +108,8 @@ impl Path {
             Kind::Avx512(p) => p.feed(machine, input, out),
             #[cfg(target_arch = "x86_64")]
             Kind::Avx2(p) => p.feed(machine, input, out),
+            #[cfg(target_arch = "aarch64")]
+            Kind::Neon(p) => p.feed(machine, input, out),
             Kind::Portable => portable::feed(machine, input, out),
         }
     }
@@ -110,5 +121,5 @@ impl fmt::Display for Path {
     }
 }
 
-/// The room that blocks want behind the text.
-const ROOM_BYTES: usize = super::blocks::BLOCK + 2;
+/// The room that blocks want behind the text, so that nothing is moved for it later, in bytes.
+const ROOM_BYTES: usize = 66;

@@ -7,6 +7,7 @@ use std::arch::x86_64::*;
 
 use super::blocks::{self, BLOCK, Processor, Room, STRETCH};
 use super::machine::{C2, DEL, ESC, Machine};
+use super::tables::{CONTROLS, FIRST, NOT_TEXT, Nibbles, OPENERS, SECOND};
 
 /// AVX-512 with byte permutations and compression: Intel since Ice Lake (2019), AMD since Zen 4 (2022).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -255,42 +256,6 @@ impl Processor for Avx512 {
             c1 == 0
         }
     }
-}
-
-/// Classes by nibbles: a byte is in one when the look-ups of both its halves have a bit in common. The look-up by the
-/// low half gives nothing for bytes over 0x7F.
-type Nibbles = ([i8; 16], [i8; 16]);
-
-/// C0 without TAB, LF and CR in column 0 of the code table, without ESC in column 1; DEL in column 7.
-const CONTROLS: Nibbles =
-    ([3, 3, 3, 3, 3, 3, 3, 3, 3, 2, 2, 1, 3, 2, 3, 7], [1, 2, 0, 0, 0, 0, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0]);
-/// The same with ESC.
-const NOT_TEXT: Nibbles =
-    ([3, 3, 3, 3, 3, 3, 3, 3, 3, 2, 2, 3, 3, 2, 3, 7], [1, 2, 0, 0, 0, 0, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0]);
-/// `P X ] ^ _` in column 5, `k` in column 6.
-const OPENERS: Nibbles =
-    ([1, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 2, 0, 1, 1, 1], [0, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
-
-/// For each mask of eight bytes, where the kept ones come from: the first half of a shuffle.
-static FIRST: [[u8; 8]; 256] = shuffles(0);
-/// The same for the second eight of sixteen.
-static SECOND: [[u8; 8]; 256] = shuffles(8);
-
-const fn shuffles(offset: u8) -> [[u8; 8]; 256] {
-    let mut table = [[0; 8]; 256];
-    let mut mask = 0;
-    while mask < 256 {
-        let (mut bit, mut at) = (0, 0);
-        while bit < 8 {
-            if mask >> bit & 1 != 0 {
-                table[mask][at] = bit as u8 + offset;
-                at += 1;
-            }
-            bit += 1;
-        }
-        mask += 1;
-    }
-    table
 }
 
 impl Avx2 {
