@@ -2,6 +2,7 @@
 
 mod commands;
 mod live;
+mod screen;
 mod shown;
 mod tail;
 
@@ -49,10 +50,10 @@ Views:
 A cursor (boot:seq) names a frame; reading goes on after it, exactly. What is missing is told on stderr. A node's log
 is one stream: the stdout, stderr and terminals of all its tasks, in the order of their birth.
 
-With -o json each frame is one object on a line: cursor, at_unix_ms, task_id, kind (started, output, ended, gap,
-closed) and what belongs to that kind; output is in data_base64, every byte as it was. With --view text besides, each
-line is one: text, task_id, stream, first and last (cursors), ended (false: it goes on in the next one, or stopped
-there).
+With -o json each frame is one object on a line: cursor, at_unix_ms, task_id, kind (started, output, resized,
+ended, gap, closed) and what belongs to that kind; output is in data_base64, every byte as it was. With --view text
+besides, each line is one: text, task_id, stream, first and last (cursors), ended (false: it goes on in the next one, or
+stopped there).
 
 If the hub goes away, reading goes on at the same place when it is back (see --reconnect). Exit codes: see muster
 --help; 130 after Ctrl-C.";
@@ -145,6 +146,12 @@ impl LogsArgs {
         if now && self.since.is_some() {
             return Err(Failure::usage("this view shows how things stand now: leave out --since"));
         }
+        let terminal = std::io::stdout().is_terminal() && !self.output.is_json();
+        if self.view == Some(View::Screen) && self.follow && !terminal {
+            return Err(Failure::usage(
+                "--view screen --follow draws on a terminal: leave out --follow, and ask again when it may have changed",
+            ));
+        }
         if self.view == Some(View::Commands) && self.follow {
             return Err(Failure::usage(
                 "--view commands is not followed: `muster nodes watch` tells what happens",
@@ -165,6 +172,9 @@ pub(crate) async fn run(args: LogsArgs, clock: &Clock) -> anyhow::Result<u8> {
         let printing = async {
             match args.view {
                 Some(View::Commands) => commands::print(&hub, &args, clock).await,
+                Some(View::Screen) => {
+                    Box::pin(screen::show(&hub, &args, clock, &console, &mut progress)).await
+                }
                 _ => Box::pin(print(&hub, &args, clock, &console, &mut progress)).await,
             }
         };
@@ -173,7 +183,7 @@ pub(crate) async fn run(args: LogsArgs, clock: &Clock) -> anyhow::Result<u8> {
             code = interrupts.next() => Ok(code),
         }
     };
-    console.write(To::Stdout, progress.current.leave()).await?;
+    console.write(To::Stdout, progress.leave()).await?;
     if args.show_cursor {
         let sentence = progress.sentence().unwrap_or_else(|| "there are no frames".to_owned());
         console.note(&sentence).await;
@@ -188,6 +198,8 @@ struct Progress {
     first: Option<Cursor>,
     last: Option<Cursor>,
     current: CurrentLine,
+    /// The screen is drawn on the terminal's alternate one.
+    alternate_screen: bool,
 }
 
 impl Progress {
@@ -199,6 +211,14 @@ impl Progress {
     fn see(&mut self, cursor: Cursor) {
         self.first = self.first.or(Some(cursor));
         self.last = Some(cursor);
+    }
+
+    /// What leaves the terminal in order.
+    fn leave(&mut self) -> Bytes {
+        if std::mem::take(&mut self.alternate_screen) {
+            return Bytes::from_static(screen::LEAVE);
+        }
+        self.current.leave()
     }
 
     fn sentence(&self) -> Option<String> {

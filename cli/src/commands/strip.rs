@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use clap::Args;
 use registry_core::ansi::{Counters, Stripper};
+use registry_core::terminal::text::{TextOptions, TextStream};
 
 use crate::exit::{self, Failure};
 use crate::output::console::write_fully;
@@ -32,7 +33,9 @@ Text, TAB, LF and CR stay; colours, titles, links' addresses and every other con
 cut. What has come is written at once, an unfinished sequence aside. Each file is a stream of its own.
 
 With --text lines read as a person would have seen them in the end: what was written over by a carriage return or a
-backspace is gone, and a progress bar is its last state. A line is written once it is final.
+backspace is gone, and a progress bar is its last state. A line is written once it is final: of a file when nothing
+in the 256 lines behind it went back to it, of a pipe as soon as it ends (until the program moves the cursor up; then
+that many lines are held back).
 
 Exit codes: see muster --help; 74 if a file could not be read, the others are printed all the same.";
 
@@ -110,37 +113,71 @@ enum Stopped {
     Output(Failure),
 }
 
-/// What was met.
-#[derive(Debug, Default)]
-struct Stats {
-    in_bytes: u64,
-    out_bytes: u64,
-    counters: Counters,
-}
-
-impl std::fmt::Display for Stats {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { in_bytes, out_bytes, counters } = self;
-        write!(
-            f,
-            "bytes in: {in_bytes}, bytes out: {out_bytes}, strings aborted: {}, strings capped: {}, controls dropped: {}",
-            counters.aborted_strings, counters.capped_strings, counters.dropped_controls
-        )
-    }
-}
-
 struct Filter {
-    stripper: Stripper,
+    text: bool,
     piece: Vec<u8>,
     stripped: Vec<u8>,
     stdout: File,
     stats: Stats,
 }
 
+/// What was met.
+#[derive(Debug, Default)]
+struct Stats {
+    in_bytes: u64,
+    out_bytes: u64,
+    /// Not counted where lines are made.
+    counters: Option<Counters>,
+}
+
+impl std::fmt::Display for Stats {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "bytes in: {}, bytes out: {}", self.in_bytes, self.out_bytes)?;
+        if let Some(Counters { aborted_strings, capped_strings, dropped_controls }) = self.counters {
+            write!(
+                f,
+                ", strings aborted: {aborted_strings}, strings capped: {capped_strings}, controls dropped: {dropped_controls}"
+            )?;
+        }
+        Ok(())
+    }
+}
+
+/// What is done with a stream.
+enum Way {
+    /// Control sequences are taken out.
+    Bytes(Box<Stripper>),
+    /// It is made lines of.
+    Text(Box<TextStream>),
+}
+
+impl Way {
+    fn feed(&mut self, piece: &[u8], out: &mut Vec<u8>) {
+        match self {
+            Self::Bytes(stripper) => stripper.feed(piece, out),
+            Self::Text(stream) => stream.feed(piece, |line, ended| push(out, line, ended)),
+        }
+    }
+
+    fn finish(&mut self, out: &mut Vec<u8>) {
+        match self {
+            Self::Bytes(stripper) => stripper.finish(out),
+            Self::Text(stream) => stream.finish(|line, ended| push(out, line, ended)),
+        }
+    }
+}
+
+fn push(out: &mut Vec<u8>, line: &str, ended: bool) {
+    out.extend_from_slice(line.as_bytes());
+    if ended {
+        out.push(b'\n');
+    }
+}
+
 impl Filter {
-    fn new(_text: bool, stdout: File) -> Self {
+    fn new(text: bool, stdout: File) -> Self {
         Self {
-            stripper: Stripper::default(),
+            text,
             piece: vec![0; PIECE_BYTES],
             stripped: Vec::with_capacity(2 * PIECE_BYTES),
             stdout,
@@ -149,28 +186,36 @@ impl Filter {
     }
 
     /// One stream, to its end.
-    fn pass(&mut self, mut input: impl Read) -> Result<(), Stopped> {
-        loop {
-            let result = match input.read(&mut self.piece) {
-                Ok(0) => Ok(()),
+    fn pass(&mut self, mut input: File) -> Result<(), Stopped> {
+        // Whoever waits for lines as they come must not wait for those behind them.
+        let waits = !input.metadata().is_ok_and(|meta| meta.is_file());
+        let mut way = match self.text {
+            false => Way::Bytes(Box::default()),
+            true if waits => Way::Text(Box::new(TextStream::new(TextOptions::follow()))),
+            true => Way::Text(Box::default()),
+        };
+        let result = loop {
+            match input.read(&mut self.piece) {
+                Ok(0) => break Ok(()),
                 Ok(count) => {
                     self.stats.in_bytes += count as u64;
-                    self.stripper.feed(&self.piece[..count], &mut self.stripped);
+                    way.feed(&self.piece[..count], &mut self.stripped);
                     self.write_out()?;
-                    continue;
                 }
-                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    std::thread::sleep(EMPTY_PAUSE);
-                    continue;
-                }
-                Err(error) => Err(Stopped::Input(error)),
-            };
-            self.stripper.finish(&mut self.stripped);
-            self.stats.counters = self.stripper.counters();
-            self.write_out()?;
-            return result;
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => std::thread::sleep(EMPTY_PAUSE),
+                Err(error) => break Err(Stopped::Input(error)),
+            }
+        };
+        way.finish(&mut self.stripped);
+        if let Way::Bytes(stripper) = way {
+            let (sum, more) = (self.stats.counters.get_or_insert_default(), stripper.counters());
+            sum.aborted_strings += more.aborted_strings;
+            sum.capped_strings += more.capped_strings;
+            sum.dropped_controls += more.dropped_controls;
         }
+        self.write_out()?;
+        result
     }
 
     fn write_out(&mut self) -> Result<(), Stopped> {

@@ -158,6 +158,12 @@ impl ControlApi {
         Ok(answers.boxed())
     }
 
+    async fn screen(&self, request: Request<v1::ViewScreenRequest>) -> HubResult<v1::ViewScreenResponse> {
+        let (principal, request) = self.open(request)?;
+        let query = views::screen_query(request)?;
+        self.hub.terminal.screen(&principal, query).await.map(views::screen_to_proto)
+    }
+
     async fn commands(
         &self,
         request: Request<v1::ViewCommandsRequest>,
@@ -273,9 +279,9 @@ impl ControlService for ControlApi {
 
     async fn view_screen(
         &self,
-        _: Request<v1::ViewScreenRequest>,
+        request: Request<v1::ViewScreenRequest>,
     ) -> Result<Response<v1::ViewScreenResponse>, Status> {
-        Err(Status::unimplemented("not yet"))
+        self.reply(self.screen(request).await)
     }
 
     async fn view_commands(

@@ -132,7 +132,7 @@ pub(super) async fn read(
         if reading.follow { Representation::Events } else { negotiate::choose(&headers, view.offers())? };
     match view {
         ViewName::Raw | ViewName::Text => {}
-        ViewName::Screen => return Err(HubError::plain(ErrorCode::NotFound)),
+        ViewName::Screen => return views::screen(&hub, &principal, node, reading, representation).await,
         ViewName::Commands => return views::commands(&hub, &principal, node, reading).await,
         ViewName::Search => {
             let since = since(&hub, None, &reading)?;

@@ -16,7 +16,7 @@ use crate::tasks::EXPIRY_INTERVAL;
 
 /// How often silent sessions are looked for: a fraction of the shortest sensible lease.
 const LEASE_INTERVAL: Duration = Duration::from_millis(500);
-/// How often dead and stagnant subscriptions of silent topics are looked for.
+/// How often dead and stagnant subscriptions of silent topics are looked for, and screens that nobody looks at.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 /// How often the latest state of nodes is written: half of what "at most a second behind" allows.
 const FLUSH_INTERVAL: Duration = Duration::from_millis(500);
@@ -50,6 +50,7 @@ pub(super) fn spawn(hub: &Arc<Hub>, tasks: &TaskTracker, stop: &CancellationToke
     repeat!(LEASE_INTERVAL, async |hub: &Arc<Hub>| expire_leases(hub));
     repeat!(SWEEP_INTERVAL, async |hub: &Arc<Hub>| {
         hub.registry.sweep();
+        hub.terminal.sweep();
     });
     repeat!(EXPIRY_INTERVAL, async |hub: &Arc<Hub>| expire_tasks(hub).await);
     repeat!(TRIM_INTERVAL, async |hub: &Arc<Hub>| trim_log(hub).await);
@@ -80,6 +81,9 @@ pub(super) fn hook_metrics(hub: &Arc<Hub>) {
         let since = hub.store.held_up_since_ms().into_iter().chain(hub.log.held_up_since_ms()).min();
         let waiting_ms = since.map_or(0, |since| hub.clock.monotonic_ms().saturating_sub(since));
         metrics.store_waiting_seconds.set(Duration::from_millis(waiting_ms).as_secs_f64());
+        let (screens, screens_bytes) = hub.terminal.screens();
+        set_gauge(&metrics.view_screens, screens);
+        set_gauge(&metrics.view_screens_bytes, screens_bytes);
         let bus = hub.registry.bus_stats();
         set_gauge(&metrics.bus_subscriptions, bus.subscriptions);
         set_gauge(&metrics.bus_topics, bus.topics_active);

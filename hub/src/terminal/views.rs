@@ -6,6 +6,8 @@
 
 pub mod commands;
 mod scan;
+pub mod screen;
+mod screens;
 pub mod search;
 
 use std::sync::Arc;
@@ -16,6 +18,8 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 
 pub use self::commands::{Command, Commands, CommandsQuery, Said};
 pub use self::scan::VIEW_SCAN_BYTES;
+pub use self::screen::{ScreenQuery, ScreenShown};
+use self::screens::Screens;
 pub use self::search::{Found, SearchQuery};
 use super::{Terminal, elsewhere};
 use crate::error::{HubError, HubResult};
@@ -40,6 +44,7 @@ pub struct Range {
 /// What all views share.
 pub(super) struct Views {
     turns: Semaphore,
+    screens: Screens,
     metrics: Arc<Metrics>,
     clock: Clock,
 }
@@ -54,7 +59,7 @@ struct Turn<'a> {
 
 impl Views {
     pub(super) fn new(metrics: Arc<Metrics>, clock: Clock) -> Self {
-        Self { turns: Semaphore::new(MAX_VIEWS), metrics, clock }
+        Self { turns: Semaphore::new(MAX_VIEWS), screens: Screens::default(), metrics, clock }
     }
 
     async fn turn(&self, kind: &'static str) -> HubResult<Turn<'_>> {
@@ -64,6 +69,17 @@ impl Views {
 }
 
 impl Terminal {
+    /// Drops what nobody asked for lately. Called now and then.
+    pub(crate) fn sweep(&self) {
+        drop(self.views.screens.sweep(self.views.clock.monotonic_ms()));
+    }
+
+    /// How many screens are kept, and the bytes that they hold.
+    #[must_use]
+    pub fn screens(&self) -> (usize, usize) {
+        self.views.screens.size()
+    }
+
     /// A task of this node.
     async fn task_of(&self, node: &Node, id: TaskId) -> HubResult<TaskRow> {
         let task = self.task(id).await?;

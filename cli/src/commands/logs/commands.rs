@@ -51,7 +51,7 @@ fn text(command: &pb::CommandView, node: &str, now_unix_ms: u64) -> String {
     let task = command.task.clone().unwrap_or_default();
     let id = output::sanitise(&task.task_id);
     let argv = task.spec.as_ref().map(|spec| command_line(&spec.argv)).unwrap_or_default();
-    let mut text = format!("$ {}\n# {}", output::sanitise(&argv), output::sanitise(&how(&task)));
+    let mut text = format!("$ {}\n# {}", output::sanitise(&argv), output::sanitise(&how(&task, now_unix_ms)));
     if !task.reason.is_empty() {
         text.push_str(&format!(" ({})", output::sanitise(&task.reason)));
     }
@@ -85,9 +85,12 @@ fn text(command: &pb::CommandView, node: &str, now_unix_ms: u64) -> String {
     text
 }
 
-/// Its state, and how long it took if it is over.
-fn how(task: &pb::TaskView) -> String {
+/// Its state, and how long it took or has been taking.
+fn how(task: &pb::TaskView, now_unix_ms: u64) -> String {
     match task.state() {
+        pb::TaskState::Running => {
+            format!("running for {}", output::took(now_unix_ms.saturating_sub(task.started_at_unix_ms)))
+        }
         pb::TaskState::Ended if task.started_at_unix_ms > 0 => {
             format!("{} after {}", state(task), output::took(task.duration_ms))
         }

@@ -72,7 +72,7 @@ impl CurrentLine {
 }
 
 /// What of a line fits into so many columns.
-fn cut(text: &str, columns: usize) -> String {
+pub(super) fn cut(text: &str, columns: usize) -> String {
     let (mut fits, mut column) = (String::new(), 0);
     for c in text.chars() {
         let width = match c {

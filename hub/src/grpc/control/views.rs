@@ -9,7 +9,37 @@ use crate::error::{ErrorCode, HubError, HubResult};
 use crate::grpc::convert::views::task_to_proto;
 use crate::grpc::convert::{cursor_from_proto, cursor_to_proto};
 use crate::terminal::ReadSince;
-use crate::terminal::views::{Command, Commands, CommandsQuery, Found, Range, SearchQuery};
+use crate::terminal::views::{
+    Command, Commands, CommandsQuery, Found, Range, ScreenQuery, ScreenShown, SearchQuery,
+};
+
+pub(super) fn screen_query(request: v1::ViewScreenRequest) -> HubResult<ScreenQuery> {
+    Ok(ScreenQuery {
+        node: request.node,
+        task: task(request.task_id)?,
+        scrollback_lines: page_size(request.scrollback_lines),
+    })
+}
+
+pub(super) fn screen_to_proto(shown: ScreenShown) -> v1::ViewScreenResponse {
+    let screen = shown.screen;
+    v1::ViewScreenResponse {
+        task: Some(task_to_proto(&shown.task)),
+        range: Some(range_to_proto(shown.range)),
+        size: Some(v1::TerminalSize { rows: screen.rows.into(), cols: screen.cols.into() }),
+        lines: screen.lines,
+        scrollback: screen.scrollback,
+        scrollback_omitted: screen.scrollback_omitted,
+        scrollback_full: screen.scrollback_full,
+        cut: screen.cut,
+        skipped: screen.skipped,
+        cursor_row: screen.cursor_row.into(),
+        cursor_col: screen.cursor_col.into(),
+        cursor_visible: screen.cursor_visible,
+        alternate: screen.alternate,
+        title: screen.title.unwrap_or_default(),
+    }
+}
 
 pub(super) fn commands_query(request: v1::ViewCommandsRequest) -> HubResult<CommandsQuery> {
     let max_bytes = (request.max_bytes > 0).then(|| page_size(request.max_bytes));

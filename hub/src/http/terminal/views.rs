@@ -6,11 +6,35 @@ use serde_json::{Value, json};
 
 use super::super::json::{add_said, cursor, task};
 use super::Reading;
+use super::negotiate::Representation;
+use super::whole::headers;
 use crate::auth::Principal;
 use crate::error::HubResult;
 use crate::hub::Hub;
 use crate::terminal::ReadSince;
-use crate::terminal::views::{Command, Commands, CommandsQuery, Found, Range, SearchQuery};
+use crate::terminal::views::{
+    Command, Commands, CommandsQuery, Found, Range, ScreenQuery, ScreenShown, SearchQuery,
+};
+
+pub(super) async fn screen(
+    hub: &Hub,
+    principal: &Principal,
+    node: String,
+    reading: Reading,
+    representation: Representation,
+) -> HubResult<Response> {
+    let task = reading.task()?;
+    let query = ScreenQuery { node, task, scrollback_lines: reading.scrollback_lines.unwrap_or_default() };
+    let shown = hub.terminal.screen(principal, query).await?;
+    if representation == Representation::Json {
+        return Ok(axum::Json(screen_json(&shown)).into_response());
+    }
+    let media_type = "text/plain; charset=utf-8";
+    let headers = headers(media_type, shown.range.last, shown.range.complete, shown.screen.cut)?;
+    let text: String =
+        shown.screen.scrollback.iter().chain(&shown.screen.lines).map(|line| format!("{line}\n")).collect();
+    Ok((headers, text).into_response())
+}
 
 pub(super) async fn commands(
     hub: &Hub,
@@ -47,6 +71,27 @@ pub(super) async fn search(
     };
     let found = hub.terminal.search(principal, query).await?;
     Ok(axum::Json(found_json(&found)).into_response())
+}
+
+fn screen_json(shown: &ScreenShown) -> Value {
+    let screen = &shown.screen;
+    let more = json!({
+        "task": task(&shown.task),
+        "rows": screen.rows,
+        "cols": screen.cols,
+        "lines": screen.lines,
+        "scrollback": screen.scrollback,
+        "scrollback_omitted": screen.scrollback_omitted,
+        "scrollback_full": screen.scrollback_full,
+        "cut": screen.cut,
+        "skipped": screen.skipped,
+        "cursor_row": screen.cursor_row,
+        "cursor_col": screen.cursor_col,
+        "cursor_visible": screen.cursor_visible,
+        "alternate": screen.alternate,
+        "title": screen.title,
+    });
+    with_range(shown.range, screen.cut, more)
 }
 
 fn commands_json(commands: &Commands) -> Value {
