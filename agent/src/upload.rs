@@ -34,6 +34,9 @@ const BATCH_FRAMES: usize = 512;
 /// The least that a hub's limit can lower a batch to, in bytes: one frame has to fit.
 const SMALLEST_BATCH_BYTES: usize = 4 * 1024;
 
+/// The word with which a hub says that it takes frames of resizes.
+const TAKES_RESIZED: &str = "resized";
+
 /// How long the hub may take to say where to begin.
 const START_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -44,10 +47,11 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// A stream that stood this long was a real one.
 const LASTED: Duration = Duration::from_secs(5);
 
-/// How large batches are.
+/// How large batches are, and what may be in them.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
     bytes: usize,
+    takes_resized: bool,
 }
 
 impl Limits {
@@ -57,7 +61,10 @@ impl Limits {
             Ok(0) | Err(_) => MAX_MESSAGE_BYTES,
             Ok(bytes) => bytes,
         };
-        Self { bytes: (hub / 2).clamp(SMALLEST_BATCH_BYTES, BATCH_BYTES) }
+        Self {
+            bytes: (hub / 2).clamp(SMALLEST_BATCH_BYTES, BATCH_BYTES),
+            takes_resized: welcome.capabilities.iter().any(|word| word == TAKES_RESIZED),
+        }
     }
 }
 
@@ -125,7 +132,7 @@ async fn stream(
             permit = up.reserve(), if !idle => {
                 let permit = permit.map_err(|_| "the stream is gone".to_owned())?;
                 match spool.next_batch(limits.bytes, BATCH_FRAMES) {
-                    Some(batch) => permit.send(message(&batch)),
+                    Some(batch) => permit.send(message(&batch, limits)),
                     None => idle = true,
                 }
             }
@@ -134,8 +141,8 @@ async fn stream(
     }
 }
 
-fn message(batch: &Batch) -> v1::UploadUp {
-    let frames = batch.frames.iter().map(|frame| wire::frame(frame)).collect();
+fn message(batch: &Batch, limits: Limits) -> v1::UploadUp {
+    let frames = batch.frames.iter().map(|frame| wire::frame(frame, limits.takes_resized)).collect();
     v1::UploadUp { message: Some(Up::Frames(v1::FrameBatch { boot: batch.boot.0, frames })) }
 }
 

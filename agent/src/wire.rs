@@ -4,13 +4,21 @@ use bytes::Bytes;
 use muster_proto::v1;
 use registry_core::{Boot, Cursor, Frame, FrameKind, GapReason, Stream, TaskEnd, TaskOutcome};
 
-/// A frame as it rides in a batch. Output is shared, not copied.
-pub(crate) fn frame(frame: &Frame) -> v1::Frame {
+/// A frame as it rides in a batch, for a hub that takes frames of resizes or one that would refuse them. Output is
+/// shared, not copied.
+pub(crate) fn frame(frame: &Frame, takes_resized: bool) -> v1::Frame {
     use v1::frame::Kind;
     let kind = match &frame.kind {
         FrameKind::Started { pid, pty } => Kind::Started(v1::TaskStarted { pid: *pid, pty: *pty }),
         FrameKind::Output { stream: from, data } => {
             Kind::Output(v1::Output { stream: stream(*from).into(), data: data.clone() })
+        }
+        FrameKind::Resized { rows, cols } if takes_resized => {
+            Kind::Resized(v1::TaskResized { rows: (*rows).into(), cols: (*cols).into() })
+        }
+        // Nothing, under the frame's number.
+        FrameKind::Resized { .. } => {
+            Kind::Output(v1::Output { stream: v1::Stream::Pty.into(), data: Bytes::new() })
         }
         FrameKind::Ended(end) => Kind::Ended(ended(end)),
         FrameKind::Gap { last_seq, reason } => {

@@ -246,7 +246,7 @@ impl Joined {
                         return Ok(Some(Left::Ended(TaskEnd::of_frame(ended, Some(cursor)))));
                     }
                     Some(Kind::Gap(gap)) => self.note(&follow::gap_sentence(frame.seq, &gap)).await?,
-                    Some(Kind::Closed(_)) | None => {}
+                    Some(Kind::Resized(_) | Kind::Closed(_)) | None => {}
                 }
                 self.last = Some(cursor);
             }

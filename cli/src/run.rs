@@ -236,7 +236,7 @@ impl Watching<'_> {
                         self.printer.interrupted().await?;
                         self.printer.note(&follow::gap_sentence(frame.seq, &gap)).await;
                     }
-                    Some(Kind::Closed(_)) | None => {}
+                    Some(Kind::Resized(_) | Kind::Closed(_)) | None => {}
                 }
             }
             Item::CaughtUp => {}

@@ -47,6 +47,13 @@ pub enum FrameKind {
         /// At most [`MAX_FRAME_DATA_BYTES`].
         data: Bytes,
     },
+    /// The PTY has another size: what came before was written for the size before.
+    Resized {
+        /// Its height.
+        rows: u16,
+        /// Its width.
+        cols: u16,
+    },
     /// The task is over.
     Ended(TaskEnd),
     /// Frames that will never come: from this frame's `seq` on.

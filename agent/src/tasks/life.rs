@@ -142,8 +142,7 @@ impl Life {
         exited: &CancellationToken,
     ) -> (BoxFuture<'static, bool>, BoxFuture<'static, ()>) {
         let input = Arc::clone(&self.input);
-        let sizes = self.sizes.clone();
-        let is_pty = matches!(ends, Ends::Pty { .. });
+        let mut sizes = None;
         let mut sources: Vec<(Stream, Box<dyn AsyncRead + Send + Unpin>)> = Vec::with_capacity(2);
         let pump: BoxFuture<'static, ()> = match ends {
             Ends::Pipes { stdin, stdout, stderr } => {
@@ -154,15 +153,16 @@ impl Life {
                     None => Box::pin(async {}),
                 }
             }
-            Ends::Pty { read, write } => {
+            Ends::Pty { read, write, terminal, size } => {
                 sources.push((Stream::Pty, Box::new(read)));
-                Box::pin(async move { pty::pump(&input, write, sizes).await })
+                sizes = Some(pty::Sizes::new(terminal, size, self.sizes.clone()));
+                Box::pin(async move { pty::pump(&input, write).await })
             }
         };
         let (task, spool) = (self.spec.id, Arc::clone(&self.spool));
         let (exited, abandoned) = (exited.clone(), self.abandoned.clone());
         let output = async move {
-            let started = FrameKind::Started { pid: group.pid(), pty: is_pty };
+            let started = FrameKind::Started { pid: group.pid(), pty: sizes.is_some() };
             tokio::select! {
                 biased;
                 () = spool.push(Some(task), started.clone()) => {}
@@ -170,8 +170,9 @@ impl Life {
             }
             let readers = sources.into_iter().map(|(stream, source)| {
                 let reader = Reader { task, stream, exited: exited.clone(), abandoned: abandoned.clone() };
-                let spool = Arc::clone(&spool);
-                async move { reader.run(source, &spool).await }
+                // A terminal is the only source of its task.
+                let (spool, sizes) = (Arc::clone(&spool), sizes.take());
+                async move { reader.run(source, sizes, &spool).await }
             });
             join_all(readers).await.into_iter().all(|whole| whole)
         };

@@ -4,12 +4,14 @@ use std::io;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 use registry_core::terminal::MAX_FRAME_DATA_BYTES;
 use registry_core::{FrameKind, Stream, TaskId};
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
 
+use super::pty::Sizes;
 use crate::spool::Spool;
 
 /// The read buffer that a quiet stream makes do with, in bytes; it grows when it is filled.
@@ -33,6 +35,10 @@ const BYTES_AFTER_EXIT: usize = 4 * 1024 * 1024;
 /// The time in which a leftover may trickle. All that the process itself wrote is there at once.
 const READING_AFTER_EXIT: Duration = Duration::from_secs(10);
 
+/// Before a terminal's size is set, so many bytes are read of what waits in it at most: more than Linux keeps there,
+/// and an end for a program that never stops writing.
+const UNREAD_BYTES: usize = 256 * 1024;
+
 /// What the reader of one stream needs to know.
 #[derive(Clone, Debug)]
 pub(super) struct Reader {
@@ -47,13 +53,31 @@ pub(super) struct Reader {
 impl Reader {
     /// Reads to the end, waiting for room in the spool before it reads on. Returns false when it was abandoned
     /// with output left.
-    pub(super) async fn run(&self, mut source: impl AsyncRead + Unpin, spool: &Spool) -> bool {
+    ///
+    /// Sets a terminal's size as well: between two reads, so that the frame which tells of it stands between the
+    /// output of the size before and that of the new one.
+    pub(super) async fn run(
+        &self,
+        mut source: impl AsyncRead + Unpin,
+        mut sizes: Option<Sizes>,
+        spool: &Spool,
+    ) -> bool {
         let mut buffer = vec![0_u8; SMALL_BUFFER_BYTES];
         let mut join_until = Instant::now();
         let mut leftovers = Leftovers::default();
         loop {
             let limit = spool.output_limit().min(buffer.len());
-            let Some(mut filled) = self.read(&mut source, &mut buffer[..limit], &mut leftovers).await else {
+            let read = tokio::select! {
+                biased;
+                () = asked(&mut sizes), if !self.exited.is_cancelled() => {
+                    if self.resize(&mut source, &mut buffer[..limit], &mut sizes, spool).await {
+                        continue;
+                    }
+                    return false;
+                }
+                read = self.read(&mut source, &mut buffer[..limit], &mut leftovers) => read,
+            };
+            let Some(mut filled) = read else {
                 return !self.abandoned.is_cancelled();
             };
             let mut open = true;
@@ -64,11 +88,8 @@ impl Reader {
                     Err(_elapsed) => break,
                 }
             }
-            let data = Bytes::copy_from_slice(&buffer[..filled]);
-            let frame = FrameKind::Output { stream: self.stream, data };
-            tokio::select! {
-                () = spool.push(Some(self.task), frame) => {}
-                () = self.abandoned.cancelled() => return false,
+            if !self.push(self.output(&buffer[..filled]), spool).await {
+                return false;
             }
             join_until = Instant::now() + JOIN_FOR;
             if !open {
@@ -77,6 +98,40 @@ impl Reader {
             if filled == buffer.len() && filled < MAX_FRAME_DATA_BYTES {
                 buffer.resize(MAX_FRAME_DATA_BYTES, 0);
             }
+        }
+    }
+
+    /// Sets the terminal's size, behind what was written for the size before. Returns false when it was abandoned.
+    async fn resize(
+        &self,
+        source: &mut (impl AsyncRead + Unpin),
+        buffer: &mut [u8],
+        sizes: &mut Option<Sizes>,
+        spool: &Spool,
+    ) -> bool {
+        let mut read = 0;
+        while read < UNREAD_BYTES {
+            let Some(Ok(count @ 1..)) = source.read(buffer).now_or_never() else { break };
+            if !self.push(self.output(&buffer[..count]), spool).await {
+                return false;
+            }
+            read += count;
+        }
+        match sizes.as_mut().and_then(Sizes::set) {
+            Some(resized) => self.push(resized, spool).await,
+            None => true,
+        }
+    }
+
+    fn output(&self, bytes: &[u8]) -> FrameKind {
+        FrameKind::Output { stream: self.stream, data: Bytes::copy_from_slice(bytes) }
+    }
+
+    /// Returns false when it was abandoned.
+    async fn push(&self, frame: FrameKind, spool: &Spool) -> bool {
+        tokio::select! {
+            () = spool.push(Some(self.task), frame) => true,
+            () = self.abandoned.cancelled() => false,
         }
     }
 
@@ -118,6 +173,14 @@ impl Reader {
                 if leftovers.bytes > BYTES_AFTER_EXIT { None } else { Some(count) }
             }
         }
+    }
+}
+
+/// Completes when another size is asked for.
+async fn asked(sizes: &mut Option<Sizes>) {
+    match sizes {
+        Some(sizes) => sizes.asked().await,
+        None => std::future::pending().await,
     }
 }
 

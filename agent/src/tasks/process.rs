@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 
@@ -47,7 +48,7 @@ pub(super) struct Started {
 #[derive(Debug)]
 pub(super) enum Ends {
     Pipes { stdin: Option<ChildStdin>, stdout: ChildStdout, stderr: ChildStderr },
-    Pty { read: OwnedReadPty, write: OwnedWritePty },
+    Pty { read: OwnedReadPty, write: OwnedWritePty, terminal: OwnedFd, size: pty::Size },
 }
 
 /// A process group, named by its leader's process id.
@@ -74,8 +75,9 @@ impl Spec {
         command.envs(&self.env).env(TASK_ID_VARIABLE, self.id.to_string());
         let _one = ONE_START_AT_A_TIME.lock();
         if let Some(size) = self.pty {
-            let (child, read, write) = pty::start(command, size)?;
-            return Ok(Started { group: Group::of(&child)?, child, ends: Ends::Pty { read, write } });
+            let (child, read, write, terminal) = pty::start(command, size)?;
+            let ends = Ends::Pty { read, write, terminal, size };
+            return Ok(Started { group: Group::of(&child)?, child, ends });
         }
         command.process_group(0).stdout(Stdio::piped()).stderr(Stdio::piped());
         command.stdin(if self.stdin { Stdio::piped() } else { Stdio::null() });

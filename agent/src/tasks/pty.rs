@@ -1,9 +1,12 @@
 //! Tasks on a PTY: start, input, size.
 
 use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 
 use muster_proto::v1;
 use pty_process::{OwnedReadPty, OwnedWritePty};
+use registry_core::FrameKind;
+use rustix::termios::{Winsize, tcsetwinsize};
 use tokio::io::AsyncWriteExt;
 use tokio::process::{Child, Command};
 use tokio::sync::watch;
@@ -33,6 +36,41 @@ impl From<v1::TerminalSize> for Size {
     }
 }
 
+/// A terminal's size: what it is, and what it is to be.
+#[derive(Debug)]
+pub(super) struct Sizes {
+    terminal: OwnedFd,
+    now: Size,
+    asked: watch::Receiver<Size>,
+}
+
+impl Sizes {
+    /// Of a terminal that was started with the size `now`.
+    pub(super) fn new(terminal: OwnedFd, now: Size, asked: watch::Receiver<Size>) -> Self {
+        Self { terminal, now, asked }
+    }
+
+    /// Completes when a size is asked for; never when nobody can ask any more.
+    pub(super) async fn asked(&mut self) {
+        if self.asked.changed().await.is_err() {
+            std::future::pending().await
+        }
+    }
+
+    /// Sets the size that was last asked for. The frame that tells of it, when the terminal took it and had another.
+    pub(super) fn set(&mut self) -> Option<FrameKind> {
+        let size = *self.asked.borrow_and_update();
+        let Size { rows, cols } = size;
+        let window = Winsize { ws_row: rows, ws_col: cols, ws_xpixel: 0, ws_ypixel: 0 };
+        if let Err(error) = tcsetwinsize(&self.terminal, window) {
+            tracing::debug!(%error, "cannot resize a terminal");
+            return None;
+        }
+        let before = std::mem::replace(&mut self.now, size);
+        (before != size).then_some(FrameKind::Resized { rows, cols })
+    }
+}
+
 impl From<Size> for pty_process::Size {
     fn from(size: Size) -> Self {
         Self::new(size.rows, size.cols)
@@ -40,61 +78,32 @@ impl From<Size> for pty_process::Size {
 }
 
 /// Starts a command as the leader of a session of its own, whose terminal the PTY is.
-pub(super) fn start(command: Command, size: Size) -> io::Result<(Child, OwnedReadPty, OwnedWritePty)> {
+///
+/// The last part is the terminal once more, to set its size with.
+pub(super) fn start(
+    command: Command,
+    size: Size,
+) -> io::Result<(Child, OwnedReadPty, OwnedWritePty, OwnedFd)> {
     let (pty, pts) = pty_process::open().map_err(into_io)?;
     pty.resize(size.into()).map_err(into_io)?;
     let child = pty_process::Command::from(command).spawn(pts).map_err(into_io)?;
+    let terminal = pty.as_fd().try_clone_to_owned()?;
     let (read, write) = pty.into_split();
-    Ok((child, read, write))
+    Ok((child, read, write, terminal))
 }
 
-/// Writes input and applies sizes until the PTY is gone.
-pub(super) async fn pump(input: &Input, mut write: OwnedWritePty, mut sizes: watch::Receiver<Size>) {
+/// Writes input until the PTY is gone.
+pub(super) async fn pump(input: &Input, mut write: OwnedWritePty) {
     loop {
-        tokio::select! {
-            piece = input.next() => {
-                let written = match piece {
-                    Piece::Bytes(bytes) => write_all(&mut write, &bytes, &mut sizes).await,
-                    Piece::End => write_all(&mut write, &[END_OF_FILE], &mut sizes).await,
-                };
-                if written.is_err() {
-                    input.close();
-                    return;
-                }
-                input.done();
-            }
-            changed = sizes.changed() => {
-                if changed.is_err() {
-                    return;
-                }
-                resize(&write, &mut sizes);
-            }
+        let written = match input.next().await {
+            Piece::Bytes(bytes) => write.write_all(&bytes).await,
+            Piece::End => write.write_all(&[END_OF_FILE]).await,
+        };
+        if written.is_err() {
+            input.close();
+            return;
         }
-    }
-}
-
-/// A program that does not read must still learn of a new size.
-async fn write_all(
-    write: &mut OwnedWritePty,
-    mut bytes: &[u8],
-    sizes: &mut watch::Receiver<Size>,
-) -> io::Result<()> {
-    while !bytes.is_empty() {
-        tokio::select! {
-            count = write.write(bytes) => match count? {
-                0 => return Err(io::ErrorKind::WriteZero.into()),
-                count => bytes = &bytes[count..],
-            },
-            Ok(()) = sizes.changed() => resize(write, sizes),
-        }
-    }
-    Ok(())
-}
-
-fn resize(write: &OwnedWritePty, sizes: &mut watch::Receiver<Size>) {
-    let size = *sizes.borrow_and_update();
-    if let Err(error) = write.resize(size.into()) {
-        tracing::debug!(%error, "cannot resize a terminal");
+        input.done();
     }
 }
 

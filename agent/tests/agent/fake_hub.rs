@@ -60,6 +60,8 @@ pub struct State {
     /// Refuse enrolments with this code.
     pub refuse_enrolment: Option<&'static str>,
     pub max_output_bytes: u32,
+    /// Be a hub that does not know of frames of resizes.
+    pub older: bool,
     session: Option<mpsc::UnboundedSender<Result<v1::SessionDown, Status>>>,
     upload: Option<mpsc::UnboundedSender<Result<v1::UploadDown, Status>>>,
     /// Frames before this one are in flight from before a rewind.
@@ -318,7 +320,7 @@ async fn attend(
         let boot = state.grant_boot.take().unwrap_or(hello.boot);
         let welcome = v1::Welcome {
             protocol_version: 1,
-            capabilities: Vec::new(),
+            capabilities: if state.older { Vec::new() } else { vec!["resized".to_owned()] },
             epoch: state.epoch,
             boot,
             upload_nonce: UPLOAD_NONCE.into(),

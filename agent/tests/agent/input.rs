@@ -5,7 +5,16 @@ use muster_proto::v1::session_down::Message as Down;
 use muster_proto::v1::{self, Stream, TaskOutcome};
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::support::{attached, eventually, id, shell, shell_on_pty};
+use crate::fake_hub::FakeHub;
+use crate::support::{Home, attached, eventually, id, shell, shell_on_pty, start};
+
+/// Says its size again and again, as long as it runs.
+const TELLS_ITS_SIZE: &str = "while :; do stty size; done";
+
+fn resize(request_id: u64, rows: u32, cols: u32) -> Down {
+    let size = Some(v1::TerminalSize { rows, cols });
+    Down::Resize(v1::ResizeTask { request_id, task_id: id(1), size })
+}
 
 fn write(n: u8, request_id: u64, offset: u64, data: &'static str, eof: bool) -> Down {
     Down::Stdin(v1::WriteStdin { request_id, task_id: id(n), offset, data: Bytes::from(data), eof })
@@ -92,6 +101,62 @@ async fn a_pty_is_a_terminal_with_a_size() {
     assert!(text().contains("50 132\r\n"), "{}", text());
     assert!(hub.output_of(&id(1), Stream::Stdout).is_empty());
     agent.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_resize_is_told_once_where_it_took_effect() {
+    let (hub, _home, agent) = attached().await;
+    hub.run(shell_on_pty(1, TELLS_ITS_SIZE)).await;
+    let says = |what: &str| hub.text_of(&id(1), Stream::Pty).contains(what);
+    eventually("the first size", || says("30 100")).await;
+    for (n, (rows, cols)) in [(30, 100), (50, 132), (50, 132), (20, 60)].into_iter().enumerate() {
+        assert_eq!(hub.ask(n as u64 + 1, resize(n as u64 + 1, rows, cols)).await.error_code, "");
+        eventually("the new size", || says(&format!("{rows} {cols}\r\n"))).await;
+    }
+    hub.send(Down::Cancel(v1::CancelTask { task_id: id(1), ..v1::CancelTask::default() })).await;
+    hub.end_of(&id(1)).await;
+    agent.stop().await;
+
+    let mut told = vec![(30, 100)];
+    let mut parts = vec![String::new()];
+    for frame in hub.frames_of(&id(1)) {
+        match frame.kind.unwrap() {
+            v1::frame::Kind::Output(output) => {
+                parts.last_mut().unwrap().push_str(&String::from_utf8_lossy(&output.data));
+            }
+            v1::frame::Kind::Resized(size) => {
+                told.push((size.rows, size.cols));
+                parts.push(String::new());
+            }
+            _ => {}
+        }
+    }
+    assert_eq!(told, [(30, 100), (50, 132), (20, 60)], "a size that it had already is not told");
+    for (part, (rows, cols)) in parts.iter().zip(&told) {
+        let size = format!("{rows} {cols}");
+        let others = part.lines().filter(|line| line.contains(' ') && **line != size).count();
+        // One may have looked before the resize and said so behind it.
+        assert!(part.contains(&size) && others <= 1, "{size}: {part}");
+    }
+    for (part, (rows, cols)) in parts.iter().zip(&told[1..]) {
+        assert!(!part.contains(&format!("{rows} {cols}")), "no output overtakes the frame: {part}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hub_that_does_not_know_of_resizes_is_sent_nothing_in_their_place() {
+    let (hub, home) = (FakeHub::start().await, Home::new());
+    hub.state.lock().older = true;
+    let agent = start(home.config(&hub));
+    hub.run(shell_on_pty(1, TELLS_ITS_SIZE)).await;
+    hub.ask(1, resize(1, 50, 132)).await;
+    eventually("the new size", || hub.text_of(&id(1), Stream::Pty).contains("50 132")).await;
+    let empty = |frame: &v1::Frame| matches!(&frame.kind, Some(v1::frame::Kind::Output(output)) if output.data.is_empty());
+    let frames = || hub.frames_of(&id(1));
+    eventually("the frame", || frames().iter().filter(|frame| empty(frame)).count() == 1).await;
+    assert!(!frames().iter().any(|frame| matches!(frame.kind, Some(v1::frame::Kind::Resized(_)) | None)));
+    agent.stop().await;
+    hub.assert_sound();
 }
 
 #[tokio::test(flavor = "multi_thread")]

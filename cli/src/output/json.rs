@@ -156,6 +156,7 @@ pub(crate) fn frame(boot: u64, frame: &pb::Frame) -> Value {
             "output",
             json!({ "stream": stream(output.stream()), "data_base64": STANDARD.encode(&output.data) }),
         ),
+        Some(Kind::Resized(size)) => ("resized", json!({ "rows": size.rows, "cols": size.cols })),
         Some(Kind::Ended(ended)) => (
             "ended",
             json!({

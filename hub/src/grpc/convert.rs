@@ -45,6 +45,13 @@ pub fn frame_from_proto(frame: v1::Frame) -> Result<Frame, HubError> {
             }
             FrameKind::Output { stream, data: output.data }
         }
+        v1::frame::Kind::Resized(v1::TaskResized { rows, cols }) => {
+            let number = |n: u32| u16::try_from(n).ok().filter(|n| *n > 0);
+            let size = number(rows).zip(number(cols));
+            let (rows, cols) =
+                size.ok_or_else(|| refuse("its rows and columns are not between 1 and 65535"))?;
+            FrameKind::Resized { rows, cols }
+        }
         v1::frame::Kind::Ended(ended) => {
             FrameKind::Ended(end_from_proto(ended).ok_or_else(|| refuse("its outcome is unknown"))?)
         }
@@ -58,9 +65,8 @@ pub fn frame_from_proto(frame: v1::Frame) -> Result<Frame, HubError> {
         }
         v1::frame::Kind::Closed(v1::BootClosed {}) => FrameKind::Closed,
     };
-    let of_a_task =
-        matches!(kind, FrameKind::Started { .. } | FrameKind::Output { .. } | FrameKind::Ended(_));
-    if of_a_task && task.is_none() {
+    let of_the_node = matches!(kind, FrameKind::Gap { .. } | FrameKind::Closed);
+    if !of_the_node && task.is_none() {
         return Err(refuse("its kind needs a task and it has none"));
     }
     Ok(Frame { seq, at_unix_ms: frame.at_unix_ms.min(MAX_NUMBER), task, kind })
@@ -75,6 +81,9 @@ pub fn frame_to_proto(frame: &Frame) -> v1::Frame {
             stream: stream_to_proto(*stream).into(),
             data: data.clone(),
         }),
+        FrameKind::Resized { rows, cols } => {
+            v1::frame::Kind::Resized(v1::TaskResized { rows: (*rows).into(), cols: (*cols).into() })
+        }
         FrameKind::Ended(end) => v1::frame::Kind::Ended(v1::TaskEnded {
             outcome: outcome_to_proto(end.outcome).into(),
             exit_code: end.exit_code,
@@ -275,6 +284,7 @@ mod tests {
             (any::<u32>(), any::<bool>()).prop_map(|(pid, pty)| FrameKind::Started { pid, pty }),
             (stream, prop::collection::vec(any::<u8>(), 0..100))
                 .prop_map(|(stream, data)| FrameKind::Output { stream, data: data.into() }),
+            (1..=u16::MAX, 1..=u16::MAX).prop_map(|(rows, cols)| FrameKind::Resized { rows, cols }),
             (outcome, any::<Option<u32>>(), any::<Option<u32>>(), ".{0,20}").prop_map(
                 |(outcome, exit_code, signal, reason)| {
                     FrameKind::Ended(TaskEnd { outcome, exit_code, signal, reason, duration_ms: 7 })
@@ -307,6 +317,7 @@ mod tests {
             Some(v1::frame::Kind::Output(v1::Output { stream, data: vec![0; len].into() }))
         };
         let gap = |last_seq, reason| Some(v1::frame::Kind::Gap(v1::Gap { last_seq, reason }));
+        let resized = |rows, cols| Some(v1::frame::Kind::Resized(v1::TaskResized { rows, cols }));
         let bad = [
             v1::Frame { seq: 0, ..good.clone() },
             v1::Frame { seq: u64::MAX, ..good.clone() },
@@ -317,6 +328,9 @@ mod tests {
             v1::Frame { kind: output(99, 1), ..good.clone() },
             v1::Frame { kind: output(1, MAX_OUTPUT_BYTES + 1), ..good.clone() },
             v1::Frame { kind: gap(4, 1), ..good.clone() },
+            v1::Frame { kind: resized(0, 80), ..good.clone() },
+            v1::Frame { kind: resized(24, 65_536), ..good.clone() },
+            v1::Frame { kind: resized(24, 80), task_id: Bytes::new(), ..good.clone() },
             v1::Frame { kind: gap(u64::MAX, 1), ..good.clone() },
             v1::Frame { kind: gap(5, 0), ..good.clone() },
             v1::Frame { kind: Some(v1::frame::Kind::Ended(v1::TaskEnded::default())), ..good.clone() },

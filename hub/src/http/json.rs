@@ -100,6 +100,10 @@ pub(super) fn frame(boot: Boot, frame: &Frame) -> FrameJson<'_> {
                 Err(_) => shown.data_base64 = Some(Base64(data)),
             }
         }
+        FrameKind::Resized { rows, cols } => {
+            shown.kind = "resized";
+            (shown.rows, shown.cols) = (Some(*rows), Some(*cols));
+        }
         FrameKind::Ended(end) => {
             shown.kind = "ended";
             shown.outcome = Some(end.outcome.as_str());
@@ -124,7 +128,7 @@ pub(super) struct FrameJson<'a> {
     at_unix_ms: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     task_id: Option<String>,
-    /// `started`, `output`, `ended`, `gap` or `closed`.
+    /// `started`, `output`, `resized`, `ended`, `gap` or `closed`.
     pub(super) kind: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     stream: Option<&'static str>,
@@ -136,6 +140,10 @@ pub(super) struct FrameJson<'a> {
     pid: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pty: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rows: Option<u16>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cols: Option<u16>,
     #[serde(skip_serializing_if = "Option::is_none")]
     outcome: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -201,6 +209,11 @@ mod tests {
         };
         let ended = shown(FrameKind::Ended(end));
         assert_eq!((&ended["outcome"], &ended["exit_code"]), (&json!("exited"), &json!(0)));
+        let resized = shown(FrameKind::Resized { rows: 50, cols: 132 });
+        assert_eq!(
+            (&resized["kind"], &resized["rows"], &resized["cols"]),
+            (&json!("resized"), &json!(50), &json!(132))
+        );
         let gap = shown(FrameKind::Gap { last_seq: None, reason: GapReason::AgentLost });
         assert_eq!(gap["cursor"], format!("3:{}", u64::MAX));
         assert_eq!((&gap["first_seq"], &gap["last_seq"]), (&json!(4), &Value::Null));

@@ -11,9 +11,11 @@
 //!                     duration_ms:varint length:varint reason
 //!         6 gap       reason:u8 [last_seq:varint, if reason & 0x80]
 //!         7 closed
+//!         8 resized   length:varint rows:varint cols:varint
 //! ```
 //!
-//! Each frame has exactly one encoding, so that what decodes encodes to the same bytes. The numbers in this file are
+//! From 8 on a body says its length first, so that a release can read past the kinds of later ones: to it such a frame
+//! is a gap of one. Each frame has exactly one encoding, so that what decodes, but for those, encodes to the same bytes. The numbers in this file are
 //! on disk: none may change its meaning; a new layout takes a new version.
 
 use bytes::{Buf, Bytes};
@@ -34,6 +36,7 @@ const PTY: u8 = 4;
 const ENDED: u8 = 5;
 const GAP: u8 = 6;
 const CLOSED: u8 = 7;
+const RESIZED: u8 = 8;
 
 const HAS_EXIT_CODE: u8 = 1;
 const HAS_SIGNAL: u8 = 2;
@@ -88,6 +91,7 @@ pub fn encode_into(frame: &Frame, out: &mut Vec<u8>) {
             out.push(u8::from(*pty));
         }
         FrameKind::Output { data, .. } => put_bytes(out, data),
+        FrameKind::Resized { rows, cols } => put_size(out, *rows, *cols),
         FrameKind::Ended(end) => put_end(out, end),
         FrameKind::Gap { last_seq, reason } => {
             let known = if last_seq.is_some() { HAS_LAST_SEQ } else { 0 };
@@ -126,6 +130,7 @@ const fn tag(kind: &FrameKind) -> u8 {
         FrameKind::Output { stream: Stream::Stdout, .. } => STDOUT,
         FrameKind::Output { stream: Stream::Stderr, .. } => STDERR,
         FrameKind::Output { stream: Stream::Pty, .. } => PTY,
+        FrameKind::Resized { .. } => RESIZED,
         FrameKind::Ended(_) => ENDED,
         FrameKind::Gap { .. } => GAP,
         FrameKind::Closed => CLOSED,
@@ -166,6 +171,13 @@ fn put_end(out: &mut Vec<u8>, end: &TaskEnd) {
     put_bytes(out, end.reason.as_bytes());
 }
 
+fn put_size(out: &mut Vec<u8>, rows: u16, cols: u16) {
+    let mut body = Vec::with_capacity(6);
+    put_varint(&mut body, rows.into());
+    put_varint(&mut body, cols.into());
+    put_bytes(out, &body);
+}
+
 fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
     put_varint(out, bytes.len() as u64);
     out.extend_from_slice(bytes);
@@ -198,6 +210,8 @@ impl Reader {
             ENDED => FrameKind::Ended(self.end()?),
             GAP => self.gap()?,
             CLOSED => FrameKind::Closed,
+            RESIZED => self.resized()?,
+            RESIZED.. => return self.unknown(seq, at_unix_ms),
             value => return Err(CodecError::UnknownValue { what: "kind of frame", value }),
         };
         Ok(Frame { seq, at_unix_ms, task, kind })
@@ -205,6 +219,19 @@ impl Reader {
 
     fn output(&mut self, stream: Stream) -> Result<FrameKind, CodecError> {
         Ok(FrameKind::Output { stream, data: self.bytes()? })
+    }
+
+    fn resized(&mut self) -> Result<FrameKind, CodecError> {
+        let mut body = Self { rest: self.bytes()? };
+        let kind = FrameKind::Resized { rows: body.varint_u16()?, cols: body.varint_u16()? };
+        if body.rest.is_empty() { Ok(kind) } else { Err(CodecError::BadNumber) }
+    }
+
+    /// A frame of a kind that came after this release.
+    fn unknown(&mut self, seq: u64, at_unix_ms: u64) -> Result<Frame, CodecError> {
+        self.bytes()?;
+        let kind = FrameKind::Gap { last_seq: Some(seq), reason: GapReason::LogLost };
+        Ok(Frame { seq, at_unix_ms, task: None, kind })
     }
 
     fn end(&mut self) -> Result<TaskEnd, CodecError> {
@@ -262,6 +289,10 @@ impl Reader {
         }
     }
 
+    fn varint_u16(&mut self) -> Result<u16, CodecError> {
+        u16::try_from(self.varint()?).map_err(|_| CodecError::BadNumber)
+    }
+
     fn varint_u32(&mut self) -> Result<u32, CodecError> {
         u32::try_from(self.varint()?).map_err(|_| CodecError::BadNumber)
     }
@@ -313,6 +344,7 @@ mod tests {
             FrameKind::Output { stream: Stream::Stdout, data: data.clone() },
             FrameKind::Output { stream: Stream::Stderr, data: Bytes::new() },
             FrameKind::Output { stream: Stream::Pty, data },
+            FrameKind::Resized { rows: 50, cols: u16::MAX },
             FrameKind::Ended(end),
             FrameKind::Gap { last_seq: Some(300), reason: GapReason::Retention },
             FrameKind::Gap { last_seq: None, reason: GapReason::LogLost },
@@ -372,7 +404,6 @@ mod tests {
         let read = |bytes: &'static [u8]| decode_run(Bytes::from_static(bytes));
         assert_eq!(read(&[2, 7, 1, 1]), Err(CodecError::UnknownVersion { version: 2 }));
         assert_eq!(read(&[1, 0, 1, 1]), unknown("kind of frame", 0));
-        assert_eq!(read(&[1, 8, 1, 1]), unknown("kind of frame", 8));
         assert_eq!(read(&[1, 1, 1, 1, 1, 2]), unknown("yes or no", 2));
         assert_eq!(read(&[1, 5, 1, 1, 9, 0]), unknown("outcome of a task", 9));
         assert_eq!(read(&[1, 5, 1, 1, 1, 4]), unknown("set of an end's fields", 4));

@@ -131,6 +131,7 @@ impl ScreenView {
     pub fn feed_frame(&mut self, frame: &Frame) {
         match &frame.kind {
             FrameKind::Output { stream: Stream::Pty, data } => self.feed(data),
+            FrameKind::Resized { rows, cols } => self.resize(*rows, *cols),
             _ => {}
         }
     }

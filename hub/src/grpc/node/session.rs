@@ -25,7 +25,7 @@ use crate::tasks::CommandAnswer;
 /// Commands that one node may be behind. An agent takes each at once; more than this means that it does not.
 const OUTBOX_COMMANDS: usize = 1024;
 /// What this hub can do beyond the version of the protocol.
-const CAPABILITIES: [&str; 3] = ["exec", "pty", "stdin"];
+const CAPABILITIES: [&str; 4] = ["exec", "pty", "stdin", "resized"];
 /// Capabilities that one agent may name, and their length.
 const MAX_CAPABILITIES: (usize, usize) = (32, 64);
 /// Text about a machine that is kept, in bytes.
