@@ -1,7 +1,7 @@
 //! The stripper beside its peers: what people use in Rust, Bun, Node and Python, a copy, and the floor.
 //!
 //! Everybody gets the same stream in the same pieces and puts the text where it was put before; a turn is one pass
-//! unmeasured, then as many as fill [`TURN`]. Figures are GB/s of input.
+//! unmeasured, then as many as fill [`TURN_NANOS`]. Figures are GB/s of input.
 
 pub(crate) mod corpora;
 mod crates;
@@ -10,13 +10,11 @@ mod grid;
 mod runtimes;
 
 use std::hint::black_box;
-use std::time::Duration;
 
 use muster_benches::report::{Row, say};
-use registry_core::Clock;
 use registry_core::ansi::{DEFAULT_CAP_BYTES, Path, Stripper};
 
-use super::contest::{Contender, contender, contest, figure};
+use super::contest::{Contender, contender, contest, figure, thread_cpu_nanos};
 use corpora::{Corpus, Kind};
 
 /// Output arrives in pieces of this size, in bytes.
@@ -26,7 +24,7 @@ const LINE_BYTES: usize = 80;
 /// What a copy is compared with as a whole, in bytes.
 const WHOLE_BYTES: usize = 16 << 20;
 /// What a turn takes at least: enough that neither the clock nor a cold start shows.
-const TURN: Duration = Duration::from_millis(2);
+const TURN_NANOS: u64 = 2_000_000;
 const ROUNDS: usize = 7;
 /// And where peers are slow, or a goal is far away.
 const FEW_ROUNDS: usize = 3;
@@ -157,22 +155,22 @@ fn strip(mut stripper: Stripper, bytes: &[u8], chunk_bytes: usize, out: &mut Vec
     }
 }
 
-/// Nanoseconds of a pass, in a turn of many; the first does not count, unless it fills the turn.
+/// Nanoseconds of a pass, in a turn of many; the first does not count, unless it fills the turn. They are those of this
+/// thread's processor: what others run beside does not count.
 pub(crate) fn turn(mut pass: impl FnMut()) -> f64 {
-    let first = Clock::system();
+    let start = thread_cpu_nanos();
     pass();
-    let took = first.monotonic();
-    if took >= TURN {
-        return took.as_nanos() as f64;
+    let warm = thread_cpu_nanos();
+    if warm - start >= TURN_NANOS {
+        return (warm - start) as f64;
     }
-    let clock = Clock::system();
     let mut passes = 0_u32;
     loop {
         pass();
         passes += 1;
-        let took = clock.monotonic();
-        if took >= TURN {
-            return took.as_nanos() as f64 / f64::from(passes);
+        let took = thread_cpu_nanos() - warm;
+        if took >= TURN_NANOS {
+            return took as f64 / f64::from(passes);
         }
     }
 }

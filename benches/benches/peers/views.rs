@@ -1,8 +1,10 @@
-//! The views of a terminal: what it costs to read its last 64 KiB as text, and how fast searching goes.
+//! The views of a terminal: what it costs to read its last 64 KiB as text, how fast a screen takes what a task prints,
+//! and how fast lines are searched.
 
 use std::hint::black_box;
 
 use muster_benches::report::Row;
+use registry_core::terminal::screen::{ScreenOptions, ScreenView};
 use registry_core::terminal::search::{Search, SearchOptions};
 use registry_core::terminal::text::{TextOptions, TextView};
 use registry_core::{Boot, Frame, FrameKind, Stream, TaskId};
@@ -24,6 +26,7 @@ const BOOT: Boot = Boot(1);
 pub(crate) fn rows() -> Vec<Row> {
     let captures = captures();
     let mut rows: Vec<_> = captures.iter().map(tail_as_text).collect();
+    rows.extend(captures.iter().map(screen));
     rows.extend(captures.iter().map(search));
     rows
 }
@@ -46,6 +49,17 @@ fn tail_as_text(capture: &Corpus) -> Row {
         .at_most(TAIL_GOAL_US)
 }
 
+/// A whole capture, on a screen of the usual size.
+fn screen(capture: &Corpus) -> Row {
+    let nanos = alone(|| {
+        let mut view = ScreenView::new(ScreenOptions::default());
+        capture.bytes.chunks(FRAME_BYTES).for_each(|chunk| view.feed(chunk));
+        black_box(&view);
+    });
+    let speed = capture.bytes.len() as f64 * 1e3 / nanos;
+    Row::alone(AREA, format!("{}, on a screen", capture.name), &[speed], "MB/s")
+}
+
 /// A word that is nowhere in a capture, whose lines are there already.
 fn search(capture: &Corpus) -> Row {
     let (mut lines, mut view) = (Vec::new(), TextView::new(TextOptions::default()));
@@ -65,8 +79,7 @@ fn search(capture: &Corpus) -> Row {
 }
 
 /// The median of turns that nobody takes turns with, in nanoseconds.
-fn alone(pass: impl FnMut()) -> f64 {
-    let mut pass = pass;
+fn alone(mut pass: impl FnMut()) -> f64 {
     contest(ROUNDS, vec![contender("ours", || turn(&mut pass))])[0].1
 }
 

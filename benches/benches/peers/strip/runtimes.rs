@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use super::corpora::Corpus;
-use super::{CHUNK_BYTES, TURN};
+use super::{CHUNK_BYTES, TURN_NANOS};
 use crate::contest::{Contender, contender};
 
 pub(crate) const BUN: &str = "Bun";
@@ -75,7 +75,7 @@ impl Runtime {
     }
 
     fn turn(&self, corpus: usize) -> f64 {
-        writeln!(self.lines.borrow_mut().0, "{corpus} {}", TURN.as_nanos()).unwrap();
+        writeln!(self.lines.borrow_mut().0, "{corpus} {TURN_NANOS}").unwrap();
         let answer: serde_json::Value = serde_json::from_str(&self.line().unwrap()).unwrap();
         answer["nanos"].as_f64().unwrap()
     }
