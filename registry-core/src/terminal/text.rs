@@ -170,6 +170,12 @@ impl TextView {
         self.sources.values().filter_map(|source| source.page.oldest()).min()
     }
 
+    /// About what is held back, in bytes.
+    #[must_use]
+    pub fn approximate_bytes(&self) -> usize {
+        self.held
+    }
+
     /// Nothing follows: everything that is open is final.
     pub fn finish(&mut self, mut lines: impl FnMut(LineRef<'_>)) {
         for key in self.by_silence() {
@@ -266,6 +272,12 @@ impl TextStream {
     /// The lines that are not final, as they stand, oldest first.
     pub fn open_lines(&self, mut lines: impl FnMut(&str, bool)) {
         self.source.page.open(|line| lines(line.text, line.ended));
+    }
+
+    /// About what is held back, in bytes.
+    #[must_use]
+    pub fn approximate_bytes(&self) -> usize {
+        self.source.page.weight()
     }
 
     /// Nothing follows: everything that is open is final, and the stream as new.

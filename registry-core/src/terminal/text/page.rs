@@ -279,6 +279,7 @@ impl Page {
             self.leave();
             self.current += 1;
             self.enter(0);
+            self.bound(give);
         }
     }
 
@@ -337,6 +338,16 @@ impl Page {
         }
     }
 
+    /// Lines that were not held for their number may have become too much by what was written into them.
+    fn bound(&mut self, give: &mut Give<'_>) {
+        if self.held > MAX_SOURCE_BYTES {
+            self.trim(give);
+            if self.held > 2 * MAX_SOURCE_BYTES {
+                self.give_all(give);
+            }
+        }
+    }
+
     fn give_first(&mut self, give: &mut Give<'_>) {
         let Some(mut row) = self.rows.pop_front() else { return };
         self.base += 1;
@@ -388,6 +399,7 @@ impl Page {
             Edit::InsertLines(n) => self.insert_lines(n.into(), give),
             Edit::DeleteLines(n) => self.delete_lines(n.into(), give),
         }
+        self.bound(give);
     }
 
     fn move_to(&mut self, column: usize) {
@@ -529,7 +541,10 @@ impl Page {
                 self.current = row;
                 self.enter(saved.column);
             }
-            _ => self.jump(give),
+            _ => {
+                self.saved = None;
+                self.jump(give);
+            }
         }
     }
 
@@ -547,6 +562,11 @@ impl Page {
             self.aside = Some(Row::default());
             return self.place(0);
         }
+        self.give_all(give);
+    }
+
+    /// Makes all lines final and begins a new one.
+    fn give_all(&mut self, give: &mut Give<'_>) {
         self.leave_aside(give);
         self.saved = None;
         self.leave();

@@ -165,8 +165,7 @@ impl Row {
 
     /// Writes `text` over what is at `column`; returns where the cursor is then, and what did not fit.
     pub(super) fn write<'t>(&mut self, mut column: usize, text: &'t str) -> (usize, &'t str) {
-        let len = self.cells().len();
-        self.edited |= column < len && text.chars().any(|c| c != '\t' && width(c) > 0);
+        self.cells();
         for (at, c) in text.char_indices() {
             match self.put(column, c) {
                 Some(next) => column = next,
@@ -194,6 +193,7 @@ impl Row {
         }
         let cells = self.cells.get_or_insert_default();
         if column < cells.len() {
+            self.edited = true;
             part(cells, column);
             part(cells, column + width);
         }
