@@ -10,6 +10,8 @@ mod control;
 mod reading;
 #[path = "http_api/uploads.rs"]
 mod uploads;
+#[path = "http_api/views.rs"]
+mod views;
 #[path = "http_api/world.rs"]
 mod world;
 

@@ -3,7 +3,7 @@
 //! `say TEXT...` writes each text as a frame of its own and exits with 0; `fail N` exits with N; anything else runs until
 //! it is cancelled and writes back what is typed into it.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use bytes::Bytes;
 use ed25519_dalek::{Signer as _, SigningKey};
@@ -76,7 +76,7 @@ impl Agent {
         let mut acks = client.upload(UnboundedReceiverStream::new(from_us)).await.unwrap().into_inner();
         let Some(UploadDown::Start(_)) = acks.next().await.unwrap().unwrap().message else { panic!() };
         let mut serving =
-            Serving { boot: welcome.boot, seq: 0, up, frames, seen: HashSet::new(), typed: HashMap::new() };
+            Serving { boot: welcome.boot, seq: 0, up, frames, seen: HashMap::new(), typed: HashMap::new() };
         let running = tokio::spawn(async move {
             loop {
                 tokio::select! {
@@ -98,8 +98,9 @@ struct Serving {
     seq: u64,
     up: mpsc::UnboundedSender<v1::SessionUp>,
     frames: mpsc::UnboundedSender<v1::UploadUp>,
-    /// The hub repeats an order when it is not sure that it arrived; the agent is who knows.
-    seen: HashSet<Bytes>,
+    /// The hub repeats an order when it is not sure that it arrived; the agent is who knows. Each task's
+    /// output comes out of this end.
+    seen: HashMap<Bytes, v1::Stream>,
     /// How much input each running task has taken.
     typed: HashMap<Bytes, u64>,
 }
@@ -138,7 +139,8 @@ impl Serving {
     }
 
     fn run(&mut self, run: &v1::RunTask) {
-        if !self.seen.insert(run.task_id.clone()) {
+        let stream = if run.pty.is_some() { v1::Stream::Pty } else { v1::Stream::Stdout };
+        if self.seen.insert(run.task_id.clone(), stream).is_some() {
             return;
         }
         let started = v1::TaskStarted { pid: 7, pty: run.pty.is_some() };
@@ -156,7 +158,7 @@ impl Serving {
     }
 
     fn output(&mut self, task: &Bytes, data: Bytes) {
-        let stream = v1::Stream::Stdout.into();
+        let stream = self.seen[task].into();
         self.frame(task, v1::frame::Kind::Output(v1::Output { stream, data }));
     }
 

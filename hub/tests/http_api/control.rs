@@ -31,6 +31,9 @@ async fn nobody_without_a_credential() {
     refused.push(control.write_task_stdin(v1::WriteTaskStdinRequest::default()).await.unwrap_err());
     refused.push(control.resize_task(v1::ResizeTaskRequest::default()).await.unwrap_err());
     refused.push(control.read_terminal(v1::ReadTerminalRequest::default()).await.unwrap_err());
+    refused.push(control.view_screen(v1::ViewScreenRequest::default()).await.unwrap_err());
+    refused.push(control.view_commands(v1::ViewCommandsRequest::default()).await.unwrap_err());
+    refused.push(control.search_terminal(v1::SearchTerminalRequest::default()).await.unwrap_err());
     refused.push(control.create_token(v1::CreateTokenRequest::default()).await.unwrap_err());
     refused.push(control.list_tokens(v1::ListTokensRequest::default()).await.unwrap_err());
     refused.push(control.delete_token(v1::DeleteTokenRequest::default()).await.unwrap_err());

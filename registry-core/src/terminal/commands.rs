@@ -59,6 +59,8 @@ pub struct CommandSummary {
     pub started_at_unix_ms: Option<u64>,
     /// How it ended; `None`: it had not.
     pub end: Option<TaskEnd>,
+    /// When, by the node's clock.
+    pub ended_at_unix_ms: Option<u64>,
     /// Bytes that it wrote, as it wrote them.
     pub output_bytes: u64,
     /// Its output as lines of text, in the order in which they ended.
@@ -80,7 +82,7 @@ struct Seen {
     first: Cursor,
     last: Cursor,
     started_at_unix_ms: Option<u64>,
-    end: Option<TaskEnd>,
+    end: Option<(TaskEnd, u64)>,
     output_bytes: u64,
     complete: bool,
 }
@@ -128,7 +130,7 @@ impl CommandsView {
             FrameKind::Output { data, .. } => seen.output_bytes += data.len() as u64,
             FrameKind::Ended(end) => {
                 self.open -= usize::from(seen.end.is_none());
-                seen.end = Some(end.clone());
+                seen.end = Some((end.clone(), frame.at_unix_ms));
             }
             _ => {}
         }
@@ -154,7 +156,8 @@ impl CommandsView {
                 first: seen.first,
                 last: seen.last,
                 started_at_unix_ms: seen.started_at_unix_ms,
-                end: seen.end,
+                ended_at_unix_ms: seen.end.as_ref().map(|(_, at)| *at),
+                end: seen.end.map(|(end, _)| end),
                 output_bytes: seen.output_bytes,
                 output: output.finish(),
                 complete: seen.complete,

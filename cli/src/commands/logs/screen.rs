@@ -107,8 +107,7 @@ async fn draw(
         }
     }
     console.write(To::Stdout, progress.leave()).await?;
-    let last = ask(hub, args, task_id).await?;
-    console.note(&format!("the task is over; {}", sentence(&last))).await;
+    console.note("the task is over").await;
     Ok(())
 }
 

@@ -9,10 +9,10 @@ use axum::body::Body;
 use axum::response::sse::Event as Sent;
 use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
-use futures_util::stream::{self, Stream, StreamExt as _};
+use futures_util::stream::{self, StreamExt as _};
 use http::header::{CONTENT_TYPE, HeaderValue};
 use registry_core::terminal::text::{Line, LineRef, TextOptions, TextView};
-use registry_core::{Boot, Clock, Cursor, Frame, FrameKind, IdError, TaskId};
+use registry_core::{Boot, Clock, Cursor, Frame, FrameKind, IdError, Stream, TaskId};
 use serde::Serialize;
 use serde_json::json;
 
@@ -42,6 +42,9 @@ struct LineJson<'a> {
     last: String,
     ended: bool,
 }
+
+/// How a line as JSON begins, before its text.
+const LINE_BEGIN: &[u8] = b"{\"text\":";
 
 impl<'a> LineJson<'a> {
     fn new(line: &LineRef<'a>) -> Self {
@@ -90,6 +93,10 @@ struct Lines {
     json: Vec<u8>,
     any: bool,
     text_bytes: u64,
+    /// What stands behind the text of a line: the same for all that a frame began and ended.
+    behind: Vec<u8>,
+    /// What that was made for.
+    made_for: Option<(Option<TaskId>, Stream, Cursor, Cursor, bool)>,
 }
 
 impl Pages {
@@ -138,8 +145,18 @@ impl Lines {
             self.json.push(b',');
         }
         self.text_bytes += line.text.len() as u64 + 1;
-        // Into memory, of types that always can be written.
-        let _ = serde_json::to_writer(&mut self.json, &LineJson::new(line));
+        let key = (line.task, line.stream, line.first, line.last, line.ended);
+        if self.made_for != Some(key) {
+            self.made_for = Some(key);
+            self.behind.clear();
+            let object = LineJson::new(&LineRef { text: "", ..*line });
+            // Into memory, of types that always can be written.
+            let _ = serde_json::to_writer(&mut self.behind, &object);
+            self.behind.drain(..LINE_BEGIN.len() + 2);
+        }
+        self.json.extend_from_slice(LINE_BEGIN);
+        let _ = serde_json::to_writer(&mut self.json, line.text);
+        self.json.extend_from_slice(&self.behind);
     }
 }
 
@@ -178,7 +195,7 @@ pub(super) fn events(
     items: ReadStream,
     resumed: u64,
     clock: Clock,
-) -> impl Stream<Item = Result<Sent, Infallible>> + Send + 'static {
+) -> impl futures_util::Stream<Item = Result<Sent, Infallible>> + Send + 'static {
     let following = Following {
         items,
         text: TextView::new(TextOptions::follow()),
@@ -320,6 +337,42 @@ impl Following {
             let data = json!({ "task_id": task_id, "stream": stream, "lines": texts });
             self.out.events.push_back(sse("current", None, &data));
             self.current.insert((task, stream), texts);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_written_as_they_would_be_one_by_one() {
+        let cursor = |seq| Cursor::new(Boot(7), seq);
+        let line = |text, first, ended| LineRef {
+            text,
+            task: None,
+            stream: Stream::Pty,
+            first: cursor(first),
+            last: cursor(3),
+            ended,
+        };
+        let given = [line("a\t\"b\"", 1, true), line("é", 1, true), line("", 2, true), line("c", 2, false)];
+        let mut lines = Lines::default();
+        given.iter().for_each(|line| lines.push(line));
+        let expected: Vec<_> = given.iter().map(LineJson::new).collect();
+        let written = format!("[{}]", String::from_utf8(lines.json).unwrap());
+        assert_eq!(written, serde_json::to_string(&expected).unwrap());
+    }
+
+    #[test]
+    fn places_are_read_as_they_are_written() {
+        for (text, seq, events) in [("7:3", 3, 0), ("7:3+12", 3, 12)] {
+            let place: Place = text.parse().unwrap();
+            assert_eq!((place.cursor, place.events), (Cursor::new(Boot(7), seq), events));
+            assert_eq!(place.to_string(), text);
+        }
+        for bad in ["", "7", "7:3+", "7:3+x", "+1", "7:3+1+1", "7:3+-1"] {
+            assert!(bad.parse::<Place>().is_err(), "{bad}");
         }
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use registry_core::terminal::commands::{CommandSummary, CommandsView};
 use registry_core::terminal::excerpt::Excerpt;
-use registry_core::{Boot, Cursor, Frame, TaskId};
+use registry_core::{Boot, Cursor, Frame, TaskId, TaskState};
 
 use super::Range;
 use super::scan::{Fold, Stretch};
@@ -104,7 +104,7 @@ impl Terminal {
         rows.reverse();
         let share = MAX_LIST_BYTES / rows.len().max(1);
         let max_bytes = query.max_bytes.unwrap_or(DEFAULT_COMMAND_BYTES).min(MAX_COMMAND_BYTES).min(share);
-        let (said, range) = self.said(principal, &rows, max_bytes).await?;
+        let (said, range) = self.said(principal, &mut rows, max_bytes).await?;
         let commands = rows.into_iter().zip(said).map(|(task, said)| Command { task, said }).collect();
         Ok(Commands { commands, range, more })
     }
@@ -115,15 +115,15 @@ impl Terminal {
     /// `forbidden`, `unknown_node`, `store_unavailable`.
     pub async fn output(&self, principal: &Principal, task: &TaskRow, max_bytes: usize) -> HubResult<Said> {
         let max_bytes = max_bytes.min(MAX_OUTPUT_BYTES);
-        let (mut said, _) = self.said(principal, std::slice::from_ref(task), max_bytes).await?;
+        let (mut said, _) = self.said(principal, &mut [task.clone()], max_bytes).await?;
         Ok(said.pop().unwrap_or_default())
     }
 
-    /// What each of these tasks of one node said, in their order.
+    /// What each of these tasks of one node said, in their order. Rows that are behind what was read are brought on.
     async fn said(
         &self,
         principal: &Principal,
-        rows: &[TaskRow],
+        rows: &mut [TaskRow],
         max_bytes: usize,
     ) -> HubResult<(Vec<Said>, Range)> {
         let given: Vec<(&TaskRow, Cursor)> =
@@ -140,7 +140,7 @@ impl Terminal {
         let mut summaries: HashMap<TaskId, CommandSummary> =
             scanned.fold.0.finish().into_iter().map(|summary| (summary.task, summary)).collect();
         let range = scanned.range;
-        let said = |row: &TaskRow| {
+        let said = |row: &mut TaskRow| {
             let Some(read_from) = row.read_from else { return nothing() };
             let from_its_begin = range.first <= read_from;
             match summaries.remove(&row.id) {
@@ -150,18 +150,34 @@ impl Terminal {
                     cursor: Some(range.last),
                     ..Said::default()
                 },
-                Some(summary) => Said {
-                    complete: summary.complete,
-                    output_bytes: summary.output_bytes,
-                    first: Some(summary.first),
-                    last: Some(summary.last),
-                    excerpt: summary.output,
-                    // Nothing follows the end of a task.
-                    cursor: Some(if summary.end.is_some() { summary.last } else { range.last }),
-                },
+                Some(summary) => {
+                    bring_on(row, &summary);
+                    Said {
+                        complete: summary.complete,
+                        output_bytes: summary.output_bytes,
+                        first: Some(summary.first),
+                        last: Some(summary.last),
+                        excerpt: summary.output,
+                        // Nothing follows the end of a task.
+                        cursor: Some(if summary.end.is_some() { summary.last } else { range.last }),
+                    }
+                }
             }
         };
-        Ok((rows.iter().map(said).collect(), range))
+        Ok((rows.iter_mut().map(said).collect(), range))
+    }
+}
+
+/// Frames are seen before what they say of tasks is written down.
+fn bring_on(row: &mut TaskRow, summary: &CommandSummary) {
+    if let Some(at) = summary.started_at_unix_ms.filter(|_| row.first.is_none()) {
+        row.state = row.state.max(TaskState::Running);
+        (row.first, row.started_at_unix_ms) = (Some(summary.first), at);
+    }
+    if let Some(end) = summary.end.clone().filter(|_| row.state != TaskState::Ended) {
+        row.state = TaskState::Ended;
+        (row.end, row.last) = (Some(end), Some(summary.last));
+        row.ended_at_unix_ms = summary.ended_at_unix_ms.unwrap_or_default();
     }
 }
 
