@@ -37,6 +37,8 @@ const ENDED: u8 = 5;
 const GAP: u8 = 6;
 const CLOSED: u8 = 7;
 const RESIZED: u8 = 8;
+/// Kinds that this release does not know begin here.
+const LATER: u8 = 9;
 
 const HAS_EXIT_CODE: u8 = 1;
 const HAS_SIGNAL: u8 = 2;
@@ -211,7 +213,7 @@ impl Reader {
             GAP => self.gap()?,
             CLOSED => FrameKind::Closed,
             RESIZED => self.resized()?,
-            RESIZED.. => return self.unknown(seq, at_unix_ms),
+            LATER.. => return self.unknown(seq, at_unix_ms),
             value => return Err(CodecError::UnknownValue { what: "kind of frame", value }),
         };
         Ok(Frame { seq, at_unix_ms, task, kind })
@@ -373,6 +375,20 @@ mod tests {
         let frame = |kind| Frame { seq: 1, at_unix_ms: 2, task: None, kind };
         let run = encode(&[frame(end), frame(gap), frame(FrameKind::Closed)]);
         assert_eq!(&run[..], [1, 5, 1, 2, 8, 0, 0, 1, b'x', 6, 1, 2, 0x83, 9, 7, 1, 2]);
+        let run = encode(&[frame(FrameKind::Resized { rows: 50, cols: 132 })]);
+        assert_eq!(&run[..], [1, 8, 1, 2, 3, 50, 0x84, 1]);
+    }
+
+    #[test]
+    fn kinds_of_later_releases_are_gaps_and_what_follows_is_read() {
+        let run = [1, 0x80 | 9, 4, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 3, 7, 7, 7, 7, 5, 2];
+        let frame = |seq, kind| Frame { seq, at_unix_ms: 2, task: None, kind };
+        let gap = FrameKind::Gap { last_seq: Some(4), reason: GapReason::LogLost };
+        assert_eq!(
+            decode_run(Bytes::copy_from_slice(&run)).unwrap(),
+            [frame(4, gap), frame(5, FrameKind::Closed)]
+        );
+        assert_eq!(decode_run(Bytes::copy_from_slice(&run[..22])), Err(CodecError::Truncated));
     }
 
     #[test]
@@ -405,6 +421,8 @@ mod tests {
         assert_eq!(read(&[2, 7, 1, 1]), Err(CodecError::UnknownVersion { version: 2 }));
         assert_eq!(read(&[1, 0, 1, 1]), unknown("kind of frame", 0));
         assert_eq!(read(&[1, 1, 1, 1, 1, 2]), unknown("yes or no", 2));
+        assert_eq!(read(&[1, 8, 1, 1, 3, 50, 80, 0]), Err(CodecError::BadNumber), "more than a size");
+        assert_eq!(read(&[1, 8, 1, 1, 1, 50]), Err(CodecError::Truncated), "less than a size");
         assert_eq!(read(&[1, 5, 1, 1, 9, 0]), unknown("outcome of a task", 9));
         assert_eq!(read(&[1, 5, 1, 1, 1, 4]), unknown("set of an end's fields", 4));
         assert_eq!(read(&[1, 6, 1, 1, 0x80]), unknown("reason of a gap", 0));
@@ -442,6 +460,7 @@ mod tests {
             }),
             (any::<Option<u64>>(), prop::sample::select(reasons))
                 .prop_map(|(last_seq, reason)| FrameKind::Gap { last_seq, reason }),
+            any::<(u16, u16)>().prop_map(|(rows, cols)| FrameKind::Resized { rows, cols }),
             Just(FrameKind::Closed),
         ]
     }
@@ -453,6 +472,10 @@ mod tests {
                 Frame { seq, at_unix_ms, task, kind }
             },
         )
+    }
+
+    fn stands_for_an_unknown_kind(frame: &Frame) -> bool {
+        frame.kind == FrameKind::Gap { last_seq: Some(frame.seq), reason: GapReason::LogLost }
     }
 
     proptest! {
@@ -472,7 +495,9 @@ mod tests {
                 run[at] = byte;
             }
             if let Ok(read) = decode_run(Bytes::from(run.clone())) {
-                prop_assert_eq!(encode(&read), run);
+                let again = encode(&read);
+                prop_assert!(again == run || read.iter().any(stands_for_an_unknown_kind));
+                prop_assert_eq!(decode_run(again).unwrap(), read);
             }
         }
     }

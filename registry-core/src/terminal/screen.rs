@@ -10,7 +10,7 @@ mod strings;
 use std::fmt;
 
 use alacritty_terminal::event::VoidListener;
-use alacritty_terminal::grid::Dimensions;
+use alacritty_terminal::grid::{Dimensions, Row};
 use alacritty_terminal::index::{Column, Line};
 use alacritty_terminal::term::cell::{Cell, Flags};
 use alacritty_terminal::term::{Config, Osc52, Term, TermMode};
@@ -37,6 +37,9 @@ pub const DEFAULT_SCROLLBACK_LINES: usize = 200;
 
 /// The most cells in the scrollback, at 24 bytes each: 10,000 lines of 104 columns, fewer of wider ones.
 const MAX_SCROLLBACK_CELLS: usize = 1024 * 1024;
+
+/// Rows that the emulator keeps ready for each of its two screens as soon as one has to grow.
+const SPARE_ROWS: usize = 1000;
 
 /// The longest title that is given out, in bytes.
 pub const MAX_TITLE_BYTES: usize = 256;
@@ -74,6 +77,10 @@ pub struct ScreenView {
     scrollback_lines: usize,
     /// A size that waits until there is an allowance for it.
     waiting_size: Option<Size>,
+    /// Whether its size was ever changed.
+    resized: bool,
+    /// Whether the emulator may have rows to spare.
+    spare: bool,
 }
 
 /// What a terminal shows. All text is free of control characters, and each line of blanks at its end.
@@ -124,6 +131,8 @@ impl ScreenView {
             allowance: Allowance::default(),
             scrollback_lines,
             waiting_size: None,
+            resized: false,
+            spare: true,
         }
     }
 
@@ -148,6 +157,12 @@ impl ScreenView {
             Piece::Bytes(bytes) => parser.advance(&mut dispatch, bytes),
             Piece::Title(title) => dispatch.titles.current = title,
         });
+        if self.spare && self.term.grid().history_size() == history_lines(self.size(), self.scrollback_lines)
+        {
+            // It will not grow any more.
+            self.term.grid_mut().truncate();
+            self.spare = false;
+        }
     }
 
     /// Takes a new size; text in the scrollback and on the main screen flows into it.
@@ -166,6 +181,7 @@ impl ScreenView {
             let mut text = line_text(&grid[Line(number(line))]);
             if text.len() > left {
                 text.truncate(text.floor_char_boundary(left));
+                left = text.len();
                 cut = true;
             }
             left -= text.len();
@@ -200,12 +216,20 @@ impl ScreenView {
         }
     }
 
-    /// About how much memory this holds, in bytes; an upper bound once the scrollback is full.
+    /// About how much memory this may hold at most at its size now, in bytes.
     #[must_use]
     pub fn approximate_bytes(&self) -> usize {
         let Size { rows, cols } = self.size();
-        let cells = 2 * rows * cols + self.term.grid().history_size().max(self.scrollback_lines) * cols;
-        cells * size_of::<Cell>() + self.marks.bytes() + STRINGS_BYTES + size_of::<Self>()
+        let history = history_lines(self.size(), self.scrollback_lines);
+        // Those of the screen that is not shown, and of the one that is.
+        let spare = SPARE_ROWS * (usize::from(self.resized) + usize::from(self.spare));
+        let cells = (2 * rows + history + spare) * cols;
+        let rows = 2 * rows + history + 2 * SPARE_ROWS;
+        cells * size_of::<Cell>()
+            + rows * size_of::<Row<Cell>>()
+            + self.marks.bytes()
+            + STRINGS_BYTES
+            + size_of::<Self>()
     }
 
     fn size(&self) -> Size {
@@ -226,6 +250,7 @@ impl ScreenView {
             self.waiting_size = Some(size);
             return;
         }
+        (self.resized, self.spare) = (true, true);
         // Never more history than the bound, not even in between.
         let smaller = if size.cols > now.cols { size } else { now };
         self.term.set_options(config(smaller, self.scrollback_lines));
@@ -280,7 +305,7 @@ fn config(size: Size, scrollback_lines: usize) -> Config {
 }
 
 /// A row's text without the blanks at its end.
-fn line_text(row: &alacritty_terminal::grid::Row<Cell>) -> String {
+fn line_text(row: &Row<Cell>) -> String {
     let cells = &row[Column(0)..Column(row.len())];
     let shown = cells.iter().rposition(|cell| !is_blank(cell)).map_or(0, |last| last + 1);
     let mut text = String::with_capacity(shown);

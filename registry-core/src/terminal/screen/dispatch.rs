@@ -88,12 +88,14 @@ impl Marks {
     }
 
     /// Room for one more. What was overwritten or scrolled away is found out by counting, once in many marks.
-    fn take(&mut self, term: &Term<VoidListener>) -> bool {
+    fn take(&mut self, term: &mut Term<VoidListener>) -> bool {
         if self.wait > 0 {
             self.wait -= 1;
             return false;
         }
         if self.cells >= MAX_MARKED_CELLS {
+            // Rows that the emulator keeps for later have their old cells.
+            term.grid_mut().truncate();
             self.cells = count(term);
             if self.cells > MAX_MARKED_CELLS / 2 {
                 self.wait = MAX_MARKED_CELLS;

@@ -23,6 +23,9 @@ const ST: u8 = 0x9C;
 /// The digits of Linux's `ESC ] P`, which has no end mark.
 const PALETTE_DIGITS: u8 = 7;
 
+/// U+FFFD, for bytes that are no text.
+const REPLACEMENT: &[u8] = "\u{fffd}".as_bytes();
+
 /// How much of a string is kept until its end: a title four times too long, and what says that it is one.
 const KEPT_BYTES: usize = 4 * MAX_TITLE_BYTES + 2;
 
@@ -56,6 +59,8 @@ enum Kind {
 #[derive(Debug, Default)]
 pub(super) struct Strings {
     state: State,
+    /// The beginning of a character that was cut.
+    character: Vec<u8>,
     /// The beginning of the open string.
     kept: Vec<u8>,
     /// The length of the open string so far.
@@ -83,8 +88,9 @@ impl Strings {
                 State::Text => {
                     let plain = memchr2(ESC, C2, rest).unwrap_or(rest.len());
                     if plain > 0 {
-                        out(Piece::Bytes(&rest[..plain]));
+                        self.text(&rest[..plain], &mut out);
                     } else {
+                        self.end_character(&mut out);
                         self.state = if byte == ESC { State::Escape } else { State::Lead };
                     }
                     plain.max(1)
@@ -100,6 +106,44 @@ impl Strings {
         }
     }
 
+    /// Text goes on as whole characters, which is how the emulator's parser takes them best.
+    fn text(&mut self, mut text: &[u8], out: &mut impl FnMut(Piece<'_>)) {
+        while let Some((&byte, rest)) = text.split_first().filter(|_| !self.character.is_empty()) {
+            self.character.push(byte);
+            match std::str::from_utf8(&self.character) {
+                Ok(character) => {
+                    out(Piece::Bytes(character.as_bytes()));
+                    self.character.clear();
+                }
+                Err(error) if error.error_len().is_none() => {}
+                Err(_) => {
+                    self.end_character(out);
+                    continue;
+                }
+            }
+            text = rest;
+        }
+        while let Err(error) = std::str::from_utf8(text) {
+            let (valid, rest) = text.split_at(error.valid_up_to());
+            out(Piece::Bytes(valid));
+            let Some(invalid) = error.error_len() else {
+                self.character.extend_from_slice(rest);
+                return;
+            };
+            out(Piece::Bytes(REPLACEMENT));
+            text = &rest[invalid..];
+        }
+        out(Piece::Bytes(text));
+    }
+
+    /// What was begun of a character is all that comes of it.
+    fn end_character(&mut self, out: &mut impl FnMut(Piece<'_>)) {
+        if !self.character.is_empty() {
+            self.character.clear();
+            out(Piece::Bytes(REPLACEMENT));
+        }
+    }
+
     fn after_lead(&mut self, byte: u8, out: &mut impl FnMut(Piece<'_>)) -> usize {
         self.state = State::Text;
         match byte {
@@ -107,8 +151,8 @@ impl Strings {
             0x80..=0x9F => {}
             0xA0..=0xBF => out(Piece::Bytes(&[C2, byte])),
             _ => {
-                // It began no character. The parser must see so, and the byte anew.
-                out(Piece::Bytes(&[C2]));
+                // It began no character.
+                out(Piece::Bytes(REPLACEMENT));
                 return 0;
             }
         }
