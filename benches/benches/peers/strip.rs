@@ -96,6 +96,7 @@ fn borrowed(path: Path) -> &'static str {
     match path.name() {
         AVX512 => "avx512, borrowed",
         AVX2 => "avx2, borrowed",
+        "neon" => "neon, borrowed",
         _ => "portable, borrowed",
     }
 }

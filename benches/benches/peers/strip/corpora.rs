@@ -34,9 +34,10 @@ pub(crate) struct Corpus {
 }
 
 impl Corpus {
-    /// Bytes for each ESC.
+    /// Bytes for each ESC, to the nearest.
     pub(crate) fn bytes_per_escape(&self) -> Option<usize> {
-        self.bytes.len().checked_div(memchr::memchr_iter(0x1B, &self.bytes).count())
+        let escapes = memchr::memchr_iter(0x1B, &self.bytes).count();
+        (self.bytes.len() + escapes / 2).checked_div(escapes)
     }
 }
 
