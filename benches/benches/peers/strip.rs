@@ -63,7 +63,7 @@ pub(crate) fn rows() -> Vec<Row> {
     rows.extend(lines());
     rows.extend(linear());
     say(&grid.text());
-    grid.save();
+    grid.save(&rows);
     rows
 }
 

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
+use muster_benches::report::Row;
 use registry_core::ansi;
 
 use super::corpora::Corpus;
@@ -59,10 +60,27 @@ impl Grid {
         out
     }
 
-    /// Writes it to `results/strip.md`.
-    pub(crate) fn save(&self) {
+    /// Writes it to `results/strip.md`, and below it what is wanted of us.
+    pub(crate) fn save(&self, rows: &[Row]) {
         let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("results/strip.md");
-        std::fs::write(file, self.text()).unwrap();
+        let mut out = self.text();
+        out.push_str(
+            "\n| goal | ours | beside | ratio | wanted | |\n| --- | --: | --- | --: | --- | --- |\n",
+        );
+        for row in rows {
+            let (Some(goal), Some(met)) = (&row.goal, row.met) else { continue };
+            let peer = row.peer.as_deref().zip(row.peer_value);
+            let peer = peer.map(|(peer, value)| format!("{peer} {value}")).unwrap_or_default();
+            let ratio = row.ratio.map(|ratio| ratio.to_string()).unwrap_or_default();
+            let met = if met { "met" } else { "**missed**" };
+            // Writing to a string cannot fail.
+            let _ = writeln!(
+                out,
+                "| {} | {} {} | {peer} | {ratio} | {goal} | {met} |",
+                row.path, row.ours, row.unit
+            );
+        }
+        std::fs::write(file, out).unwrap();
     }
 }
 
