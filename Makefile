@@ -2,7 +2,7 @@
 
 CARGO ?= cargo
 
-.PHONY: help demo test lint doc bench tsan neon clean
+.PHONY: help demo test lint doc bench fuzz tsan neon clean
 
 help: ## This list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
@@ -29,6 +29,9 @@ bench: ## The benchmarks, about a quarter of an hour; results in benches/results
 	./target/release/muster-load core
 	$(CARGO) bench --package muster-benches --bench peers -- growth
 	$(CARGO) bench --package muster-benches --bench peers
+
+fuzz: ## Each fuzz target for SECONDS (60): the stripper, the views, the codec, uploads
+	./scripts/fuzz.sh $(or $(SECONDS),60)
 
 tsan: ## The core's concurrent tests under ThreadSanitizer (needs a nightly toolchain)
 	./scripts/tsan.sh
