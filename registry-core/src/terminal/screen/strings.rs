@@ -86,7 +86,7 @@ impl Strings {
         while let Some(&byte) = rest.first() {
             let taken = match self.state {
                 State::Text => {
-                    let plain = memchr2(ESC, C2, rest).unwrap_or(rest.len());
+                    let plain = before_string(rest);
                     if plain > 0 {
                         self.text(&rest[..plain], &mut out);
                     } else {
@@ -160,13 +160,7 @@ impl Strings {
     }
 
     fn after_escape(&mut self, byte: u8, out: &mut impl FnMut(Piece<'_>)) -> usize {
-        let open = match byte {
-            b']' => Some(State::OscStart),
-            b'P' | b'X' | b'^' | b'_' => Some(State::Body(Kind::Other)),
-            b'k' => Some(State::Body(Kind::Title)),
-            _ => None,
-        };
-        if let Some(open) = open {
+        if let Some(open) = opens(byte) {
             // Ends a sequence that the ESC cut off.
             out(Piece::Bytes(&[CAN]));
             self.kept.clear();
@@ -274,6 +268,30 @@ impl Strings {
         if let Some(title) = title {
             out(Piece::Title(readable(title)));
         }
+    }
+}
+
+/// The length of what comes before a string, or before something that may begin one: it can go on in one piece.
+fn before_string(rest: &[u8]) -> usize {
+    let mut at = 0;
+    while let Some(next) = memchr2(ESC, C2, &rest[at..]) {
+        at += next;
+        match (rest[at], rest.get(at + 1)) {
+            (ESC, Some(b' '..DEL)) if opens(rest[at + 1]).is_none() => at += 2,
+            (C2, Some(0xA0..=0xBF)) => at += 2,
+            _ => return at,
+        }
+    }
+    rest.len()
+}
+
+/// The string that ESC and this byte begin.
+fn opens(byte: u8) -> Option<State> {
+    match byte {
+        b']' => Some(State::OscStart),
+        b'P' | b'X' | b'^' | b'_' => Some(State::Body(Kind::Other)),
+        b'k' => Some(State::Body(Kind::Title)),
+        _ => None,
     }
 }
 
