@@ -21,6 +21,7 @@ mod resume;
 mod spool;
 mod takeover;
 mod tasks;
+mod views;
 
 use muster_tests::{TestAgent, TestHub};
 

@@ -59,7 +59,8 @@ impl<'a> LineJson<'a> {
     }
 }
 
-/// Lines as one JSON document, written as they are read, up to the bound of one answer in text too.
+/// Lines as one JSON document, written as they are read, up to the bound of one answer: lines of few bytes, and bytes
+/// that move the cursor far, become many times as much.
 pub(super) async fn pages(mut items: ReadStream) -> HubResult<Response> {
     let (recovered, since) = beginning(&mut items).await?;
     let head = format!("{{\"recovered\":{recovered},\"first\":\"{since}\",\"lines\":[");
@@ -92,7 +93,8 @@ struct Pages {
 struct Lines {
     json: Vec<u8>,
     any: bool,
-    text_bytes: u64,
+    /// Bytes that were handed over before these.
+    written: u64,
     /// What stands behind the text of a line: the same for all that a frame began and ended.
     behind: Vec<u8>,
     /// What that was made for.
@@ -123,6 +125,7 @@ impl Pages {
             );
             self.out.json.extend_from_slice(end.as_bytes());
         }
+        self.out.written += self.out.json.len() as u64;
         Some(Ok(Bytes::from(std::mem::take(&mut self.out.json))))
     }
 
@@ -131,7 +134,7 @@ impl Pages {
         for frame in frames {
             self.complete &= !matches!(frame.kind, FrameKind::Gap { .. });
             self.text.feed(boot, frame, |line| self.out.push(&line));
-            if self.out.text_bytes >= MAX_READ_BYTES {
+            if self.out.written + self.out.json.len() as u64 >= MAX_READ_BYTES {
                 return Some((frame.cursor(boot), true));
             }
         }
@@ -144,7 +147,6 @@ impl Lines {
         if std::mem::replace(&mut self.any, true) {
             self.json.push(b',');
         }
-        self.text_bytes += line.text.len() as u64 + 1;
         let key = (line.task, line.stream, line.first, line.last, line.ended);
         if self.made_for != Some(key) {
             self.made_for = Some(key);
