@@ -1,6 +1,8 @@
-//! The text view: lines out of frames of several tasks, however the output was cut.
+//! The text view: lines out of frames of several tasks, however the output was cut; and the views that are made of lines.
 //!
-//! Input: a byte that chooses the window, [`Script`], three lengths for other pieces, the text.
+//! Input: [`Choices`], of which the first byte chooses the window, then the text.
+
+mod views;
 
 use std::collections::HashMap;
 
@@ -20,6 +22,7 @@ struct Choices {
     window: u8,
     script: Script,
     cuts: Cuts<3>,
+    views: views::Choices,
 }
 
 impl Choices {
@@ -41,6 +44,9 @@ pub fn run(data: &[u8]) {
     let Ok(choices) = u.arbitrary::<Choices>() else { return };
     let frames = choices.script.frames(u.take_rest());
     check(choices.options(), &frames, choices.cuts);
+    let lines = of_view(TextOptions::default(), &frames);
+    views::check_commands(&choices.views, &frames, &lines);
+    views::check_search(&choices.views, &lines);
 }
 
 /// What must be true of the lines of any frames.
