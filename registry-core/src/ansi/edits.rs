@@ -9,6 +9,8 @@ use super::machine::{C2, DEL, Machine, Sink};
 
 /// The most parameter bytes that a sequence may have to leave a mark: more than any program sends.
 const MAX_PARAMETER_BYTES: usize = 64;
+/// Runs of text that are copied as one block.
+const SHORT_RUN: usize = 16;
 /// Counts in marks end here.
 const MAX_COUNT: u16 = 4095;
 
@@ -115,17 +117,22 @@ pub(crate) fn decode(text: &[u8]) -> Option<(Edit, usize)> {
 pub(crate) struct Editor {
     machine: Machine,
     open: Parameters,
+    /// A mark was left that may move the cursor up.
+    climbs: bool,
 }
 
 impl Default for Editor {
     fn default() -> Self {
-        Self { machine: Machine::new(DEFAULT_CAP_BYTES), open: Parameters::default() }
+        Self { machine: Machine::new(DEFAULT_CAP_BYTES), open: Parameters::default(), climbs: false }
     }
 }
 
 impl Editor {
-    /// Appends the text and the marks in `input` to `out`. Marks are never cut in two; characters may be.
-    pub(crate) fn feed(&mut self, input: &[u8], out: &mut Vec<u8>) {
+    /// Appends the text and the marks in `input` to `out`. Marks are never cut in two; characters may be. Returns
+    /// whether one of the marks may move the cursor up.
+    pub(crate) fn feed(&mut self, input: &[u8], out: &mut Vec<u8>) -> bool {
+        out.reserve(input.len());
+        self.climbs = false;
         let mut at = 0;
         while at < input.len() {
             at += if self.machine.in_text() {
@@ -135,6 +142,7 @@ impl Editor {
                 skipped + self.one(&input[at + skipped..], out)
             };
         }
+        self.climbs
     }
 
     /// Ends the stream, as [`Stripper::finish`](super::Stripper::finish) does.
@@ -149,14 +157,29 @@ impl Editor {
         while run > 0 && rest[run - 1] == C2 {
             run -= 1;
         }
-        out.extend_from_slice(&rest[..run]);
+        append(rest, run, out);
         let rest = &rest[run..];
-        run + csi(rest, out).unwrap_or_else(|| self.one(rest, out))
+        run + self.csi(rest, out).unwrap_or_else(|| self.one(rest, out))
+    }
+
+    /// Takes the CSI that `rest` begins with, if it is an ordinary one that is all there; returns its length.
+    fn csi(&mut self, rest: &[u8], out: &mut Vec<u8>) -> Option<usize> {
+        let body = rest.strip_prefix(b"\x1b[")?;
+        let end = parameter_run(body);
+        let last = *body.get(end)?;
+        if !matches!(last, 0x40..=0x7E) {
+            return None;
+        }
+        // Nearly all of them are colours.
+        if last != b'm' && end <= MAX_PARAMETER_BYTES {
+            self.climbs |= leave_mark(&body[..end], last, out);
+        }
+        Some(end + 3)
     }
 
     fn one(&mut self, rest: &[u8], out: &mut Vec<u8>) -> usize {
         let Some(&byte) = rest.first() else { return 0 };
-        self.machine.step(byte, &mut Marks { open: &mut self.open, out });
+        self.machine.step(byte, &mut Marks { open: &mut self.open, climbs: &mut self.climbs, out });
         1
     }
 }
@@ -178,6 +201,7 @@ impl Default for Parameters {
 /// Where the machine puts text and what leaves marks.
 struct Marks<'a> {
     open: &'a mut Parameters,
+    climbs: &'a mut bool,
     out: &'a mut Vec<u8>,
 }
 
@@ -197,10 +221,16 @@ impl Sink for Marks<'_> {
     fn escape(&mut self, last: u8) {
         match last {
             b'7' => self.out.push(mark::SAVE),
-            b'8' => self.out.push(mark::RESTORE),
+            b'8' => {
+                *self.climbs = true;
+                self.out.push(mark::RESTORE);
+            }
             b'D' => counted(mark::DOWN, 1, self.out),
             b'E' => self.out.push(mark::NEW_LINE),
-            b'M' => counted(mark::UP, 1, self.out),
+            b'M' => {
+                *self.climbs = true;
+                counted(mark::UP, 1, self.out);
+            }
             b'c' => self.out.push(mark::JUMP),
             _ => {}
         }
@@ -219,35 +249,20 @@ impl Sink for Marks<'_> {
 
     fn csi_ends(&mut self, last: u8) {
         if let Some(parameters) = self.open.bytes.get(..self.open.len) {
-            leave_mark(parameters, last, self.out);
+            *self.climbs |= leave_mark(parameters, last, self.out);
         }
     }
 }
 
-/// Takes the CSI that `rest` begins with, if it is an ordinary one that is all there; returns its length.
-fn csi(rest: &[u8], out: &mut Vec<u8>) -> Option<usize> {
-    let body = rest.strip_prefix(b"\x1b[")?;
-    let end = body.iter().position(|b| !matches!(b, 0x20..=0x3F))?;
-    let last = body[end];
-    if !matches!(last, 0x40..=0x7E) {
-        return None;
-    }
-    // Nearly all of them are colours.
-    if last != b'm' && end <= MAX_PARAMETER_BYTES {
-        leave_mark(&body[..end], last, out);
-    }
-    Some(end + 3)
-}
-
 /// The mark of a CSI that changes what a line looks like; those with private markers or intermediates do not, but for
-/// those that switch to another screen.
-fn leave_mark(parameters: &[u8], last: u8, out: &mut Vec<u8>) {
+/// those that switch to another screen. Returns whether it may move the cursor up.
+fn leave_mark(parameters: &[u8], last: u8, out: &mut Vec<u8>) -> bool {
     let code = match last {
         b'h' | b'l' => {
             if switches_screen(parameters) {
                 out.push(mark::JUMP);
             }
-            return;
+            return false;
         }
         b'K' | b'J' | b'H' | b'f' | b'd' | b's' | b'u' => 0,
         b'A' => mark::UP,
@@ -262,10 +277,10 @@ fn leave_mark(parameters: &[u8], last: u8, out: &mut Vec<u8>) {
         b'X' => mark::ERASE_COLUMNS,
         b'L' => mark::INSERT_LINES,
         b'M' => mark::DELETE_LINES,
-        _ => return,
+        _ => return false,
     };
     if !parameters.iter().all(|b| b.is_ascii_digit() || *b == b';') {
-        return;
+        return false;
     }
     let first = parameters.split(|b| *b == b';').next().unwrap_or_default();
     let number = first.iter().fold(0_u16, |n, digit| (n * 10 + u16::from(digit - b'0')).min(MAX_COUNT));
@@ -281,6 +296,7 @@ fn leave_mark(parameters: &[u8], last: u8, out: &mut Vec<u8>) {
         (b'K' | b'J' | b's' | b'u', _) => {}
         _ => counted(code, number.max(1), out),
     }
+    matches!(last, b'A' | b'F' | b'L' | b'u')
 }
 
 fn switches_screen(parameters: &[u8]) -> bool {
@@ -291,6 +307,33 @@ fn switches_screen(parameters: &[u8]) -> bool {
 #[allow(clippy::cast_possible_truncation, reason = "six bits are taken")]
 fn counted(code: u8, count: u16, out: &mut Vec<u8>) {
     out.extend_from_slice(&[code, 0x40 | (count >> 6) as u8 & 0x3F, 0x40 | count as u8 & 0x3F]);
+}
+
+/// Appends the first `run` bytes of `rest`. Most runs between colours are short: a copy of a fixed size is faster.
+fn append(rest: &[u8], run: usize, out: &mut Vec<u8>) {
+    match rest.first_chunk::<SHORT_RUN>() {
+        Some(chunk) if run <= SHORT_RUN => {
+            let end = out.len() + run;
+            out.extend_from_slice(chunk);
+            out.truncate(end);
+        }
+        _ => out.extend_from_slice(&rest[..run]),
+    }
+}
+
+/// How many bytes at the start of `input` may stand between `ESC [` and the final byte: eight at a time.
+fn parameter_run(input: &[u8]) -> usize {
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    let mut at = 0;
+    while let Some(word) = input.get(at..).and_then(|rest| rest.first_chunk::<8>()) {
+        let others = (u64::from_le_bytes(*word) ^ (ONES * 0x20)) & (ONES * 0xE0);
+        if others != 0 {
+            return at + others.trailing_zeros() as usize / 8;
+        }
+        at += 8;
+    }
+    let others = input[at..].iter().position(|byte| byte & 0xE0 != 0x20);
+    others.map_or(input.len(), |end| at + end)
 }
 
 /// How many bytes at the start of `input` are text come what may behind them, except that a last C2 depends on the
@@ -337,7 +380,7 @@ mod tests {
 
     fn marked(pieces: &[&[u8]]) -> Vec<u8> {
         let (mut editor, mut out) = (Editor::default(), Vec::new());
-        pieces.iter().for_each(|piece| editor.feed(piece, &mut out));
+        pieces.iter().for_each(|piece| _ = editor.feed(piece, &mut out));
         editor.finish(&mut out);
         out
     }

@@ -323,9 +323,9 @@ impl Source {
         for data in data.chunks(MAX_PIECE_BYTES) {
             scratch.marked.clear();
             scratch.marked.append(&mut self.partial);
-            self.editor.feed(data, &mut scratch.marked);
+            let climbs = self.editor.feed(data, &mut scratch.marked);
             let text = decode(&scratch.marked, &mut scratch.lossy, &mut self.partial);
-            self.page.feed(at, text, give);
+            self.page.feed(at, text, climbs, give);
         }
     }
 
@@ -334,7 +334,7 @@ impl Source {
         scratch.marked.append(&mut self.partial);
         self.editor.finish(&mut scratch.marked);
         let text = String::from_utf8_lossy(&scratch.marked);
-        self.page.feed(self.last, &text, give);
+        self.page.feed(self.last, &text, false, give);
         self.page.finish(give);
     }
 }

@@ -1,19 +1,17 @@
 //! The last lines of one source, which it may still rewrite, and the cursor in them.
 
+mod moves;
+
 use std::collections::VecDeque;
 
 use super::MAX_LINE_BYTES;
 use super::MAX_WINDOW_LINES;
-use super::row::{MAX_COLUMNS, MAX_EDIT_BYTES, Row, measure, width};
-use crate::ansi::edits::{self, Edit};
+use super::row::{MAX_COLUMNS, MAX_EDIT_BYTES, Row, width};
+use crate::ansi::edits;
 use crate::id::Cursor;
 
 /// What a source may hold of lines that are not final, in bytes; more than that is final whatever the window.
 const MAX_SOURCE_BYTES: usize = 128 * 1024;
-/// Rows that were given are kept for their memory: as many, and of no more than so many bytes.
-const MAX_SPARE_ROWS: usize = 4;
-const MAX_SPARE_BYTES: usize = 4096;
-
 /// A line that is final.
 pub(super) struct Final<'a> {
     pub(super) text: &'a str,
@@ -46,7 +44,6 @@ pub(super) struct Page {
     aside: Option<Row>,
     /// What stood there last.
     last_aside: Option<Row>,
-    spare: Vec<Row>,
     scratch: String,
     /// The frame that is being read.
     now: Cursor,
@@ -82,32 +79,50 @@ impl Page {
             saved: None,
             aside: None,
             last_aside: None,
-            spare: Vec::new(),
             scratch: String::new(),
             now: Cursor::START,
         }
     }
 
-    /// Takes text with marks, which came in the frame `now`.
-    pub(super) fn feed(&mut self, now: Cursor, mut text: &str, give: &mut Give<'_>) {
+    /// Takes text with marks, which came in the frame `now`. Without `climbs`, none of them moves the cursor up.
+    pub(super) fn feed(&mut self, now: Cursor, text: &str, climbs: bool, give: &mut Give<'_>) {
         self.now = now;
-        while !text.is_empty() {
+        // Lines that so many others follow need not be held to be given after all.
+        let passing = if climbs { 0 } else { before_last_lines(text, self.window) };
+        if passing > 0 {
+            let window = std::mem::take(&mut self.window);
+            self.run(&text[..passing], give);
+            self.window = window;
+        }
+        self.run(&text[passing..], give);
+    }
+
+    fn run(&mut self, mut text: &str, give: &mut Give<'_>) {
+        loop {
+            if self.window == 0 {
+                text = self.whole_lines(text, give);
+            }
             let run = plain_run(text.as_bytes());
             if run > 0 {
                 self.text(&text[..run], give);
                 text = &text[run..];
             }
-            text = match text.as_bytes().first() {
-                None => "",
-                Some(b'\n') => {
+            text = match text.as_bytes() {
+                [] => return,
+                [b'\n', ..] => {
                     self.line_feed(give);
                     &text[1..]
                 }
-                Some(b'\r') => {
+                // The line end moves to the start as well.
+                [b'\r', b'\n', ..] => {
+                    self.line_feed(give);
+                    &text[2..]
+                }
+                [b'\r', ..] => {
                     self.carriage_return();
                     &text[1..]
                 }
-                Some(_) => match edits::decode(text.as_bytes()) {
+                marked => match edits::decode(marked) {
                     Some((edit, len)) => {
                         self.edit(edit, give);
                         &text[len..]
@@ -115,6 +130,29 @@ impl Page {
                     None => &text[1..],
                 },
             };
+        }
+    }
+
+    /// Gives the lines that `text` begins with as they are, while nothing is held and nothing in them is to be done.
+    /// Returns what is left.
+    fn whole_lines<'t>(&mut self, mut text: &'t str, give: &mut Give<'_>) -> &'t str {
+        if self.rows.len() > 1 || self.at != At::End || self.aside.is_some() || !self.rows[0].is_new() {
+            return text;
+        }
+        loop {
+            let run = plain_run(text.as_bytes());
+            let end = match &text.as_bytes()[run..] {
+                [b'\n', ..] => 1,
+                [b'\r', b'\n', ..] => 2,
+                _ => return text,
+            };
+            if run > MAX_LINE_BYTES {
+                return text;
+            }
+            let first = self.rows[0].first.take().unwrap_or(self.now);
+            give(Final { text: &text[..run], first, last: self.now, ended: true });
+            self.base += 1;
+            text = &text[run + end..];
         }
     }
 
@@ -258,8 +296,7 @@ impl Page {
     fn new_row_below(&mut self, give: &mut Give<'_>) {
         self.leave_aside(give);
         self.leave();
-        let row = self.spare.pop().unwrap_or_default();
-        self.rows.insert(self.current + 1, row);
+        self.rows.insert(self.current + 1, Row::default());
         self.current += 1;
         self.enter(0);
         self.trim(give);
@@ -273,14 +310,29 @@ impl Page {
     fn line_feed(&mut self, give: &mut Give<'_>) {
         self.leave_aside(give);
         self.touch().ended = true;
-        if self.current + 1 == self.rows.len() {
-            self.new_row_below(give);
-        } else {
+        if self.current + 1 < self.rows.len() {
             self.leave();
             self.current += 1;
             self.enter(0);
             self.bound(give);
+        } else if self.rows.len() == self.window + 1 {
+            self.turn(give);
+        } else {
+            self.new_row_below(give);
         }
+    }
+
+    /// The first row is given and becomes a new last one.
+    fn turn(&mut self, give: &mut Give<'_>) {
+        self.leave();
+        let first = &mut self.rows[0];
+        give_row(first, true, &mut self.scratch, give);
+        self.held -= first.counted;
+        first.renew();
+        self.rows.rotate_left(1);
+        self.base += 1;
+        self.at = At::End;
+        self.trim(give);
     }
 
     /// Makes [`At::Over`] one of the others, or `over` empty.
@@ -349,253 +401,11 @@ impl Page {
     }
 
     fn give_first(&mut self, give: &mut Give<'_>) {
-        let Some(mut row) = self.rows.pop_front() else { return };
+        let Some(row) = self.rows.pop_front() else { return };
         self.base += 1;
         self.current -= 1;
         self.held -= row.counted;
         give_row(&row, true, &mut self.scratch, give);
-        if self.spare.len() < MAX_SPARE_ROWS && row.text().len() <= MAX_SPARE_BYTES {
-            row.clear();
-            (row.first, row.counted) = (None, 0);
-            self.spare.push(row);
-        }
-    }
-
-    fn edit(&mut self, edit: Edit, give: &mut Give<'_>) {
-        match edit {
-            Edit::EraseAfter => self.erase_after(give),
-            Edit::EraseBelow => self.erase_below(give),
-            Edit::EraseLine => {
-                let column = self.column();
-                self.touch().clear();
-                self.place(column);
-            }
-            Edit::Column(n) => self.move_to(usize::from(n) - 1),
-            Edit::Left(n) => {
-                let column = self.column();
-                self.move_to(column.saturating_sub(n.into()));
-            }
-            Edit::Right(n) => {
-                let column = self.column();
-                self.move_to(column + usize::from(n));
-            }
-            Edit::EraseBefore | Edit::InsertColumns(_) | Edit::DeleteColumns(_) | Edit::EraseColumns(_) => {
-                self.edit_cells(edit, give)
-            }
-            Edit::NewLine => self.line_feed(give),
-            Edit::Jump => self.jump(give),
-            Edit::Save => self.save(),
-            Edit::Restore => self.restore(give),
-            Edit::Up(n) | Edit::UpStart(n) => {
-                self.leave_aside(give);
-                let column = if matches!(edit, Edit::Up(_)) { self.column() } else { 0 };
-                self.up(n.into(), column);
-            }
-            Edit::Down(n) | Edit::DownStart(n) => {
-                self.leave_aside(give);
-                let column = if matches!(edit, Edit::Down(_)) { self.column() } else { 0 };
-                self.down(n.into(), column, give);
-            }
-            Edit::InsertLines(n) => self.insert_lines(n.into(), give),
-            Edit::DeleteLines(n) => self.delete_lines(n.into(), give),
-        }
-        self.bound(give);
-    }
-
-    fn move_to(&mut self, column: usize) {
-        self.settle();
-        self.place(column);
-    }
-
-    fn erase_after(&mut self, give: &mut Give<'_>) {
-        let columns = if self.at == At::End { self.row_mut().columns() } else { 0 };
-        match self.at {
-            // What was written over the line is all that remains of it.
-            At::Over if !self.over.is_empty() => {
-                let columns = measure(0, &self.over);
-                let mut over = std::mem::take(&mut self.over);
-                self.touch().replace(&mut over, columns);
-                self.over = over;
-                self.at = At::End;
-            }
-            At::End if columns > 0 => {}
-            At::End | At::Over => {
-                self.touch().clear();
-                self.at = At::End;
-            }
-            At::Column(column) => {
-                if column >= self.row_mut().columns() && column > 0 {
-                    return;
-                }
-                if column > 0 && !self.row_mut().is_editable() {
-                    return self.new_row_below(give);
-                }
-                self.touch().erase_after(column);
-                self.place(column);
-            }
-        }
-    }
-
-    fn erase_below(&mut self, give: &mut Give<'_>) {
-        self.leave_aside(give);
-        self.erase_after(give);
-        for row in self.rows.drain(self.current + 1..) {
-            self.held -= row.counted;
-        }
-        self.rows[self.current].ended = false;
-    }
-
-    fn edit_cells(&mut self, edit: Edit, give: &mut Give<'_>) {
-        let column = self.column();
-        if !self.row_mut().is_editable() {
-            self.new_row_below(give);
-            return;
-        }
-        let row = self.touch();
-        match edit {
-            Edit::EraseBefore => row.erase(0, column + 1),
-            Edit::InsertColumns(n) => row.insert(column, n.into()),
-            Edit::DeleteColumns(n) => row.delete(column, n.into()),
-            Edit::EraseColumns(n) => row.erase(column, n.into()),
-            _ => {}
-        }
-        self.place(column);
-    }
-
-    /// Above the first row there are others, but what was given stays as it is: what is written there is new.
-    fn up(&mut self, count: usize, column: usize) {
-        self.leave();
-        let count = count.min(MAX_WINDOW_LINES);
-        let room = (MAX_WINDOW_LINES + 1).saturating_sub(self.rows.len());
-        let missing = count.saturating_sub(self.current).min(room);
-        for _ in 0..missing {
-            self.rows.push_front(Row::default());
-        }
-        self.base -= missing as i64;
-        self.current = (self.current + missing).saturating_sub(count);
-        self.window = self.window.max(self.rows.len() - 1 - self.current);
-        self.enter(column);
-    }
-
-    /// How much of the screen is below the last row nobody knows: moving on from there makes one new row.
-    fn down(&mut self, count: usize, column: usize, give: &mut Give<'_>) {
-        let last = self.rows.len() - 1;
-        if self.current + count > last {
-            self.leave();
-            self.current = last;
-            self.held -= std::mem::take(&mut self.rows[last].counted);
-            self.new_row_below(give);
-            self.place(column);
-        } else {
-            self.leave();
-            self.current += count;
-            self.enter(column);
-        }
-    }
-
-    fn insert_lines(&mut self, count: usize, give: &mut Give<'_>) {
-        self.leave_aside(give);
-        let room = (MAX_WINDOW_LINES + 1).saturating_sub(self.rows.len());
-        let count = count.min(room);
-        if count > 0 {
-            self.leave();
-            let below = self.rows.split_off(self.current);
-            self.rows.extend(std::iter::repeat_with(Row::default).take(count));
-            self.rows.extend(below);
-            self.window = self.window.max(self.rows.len() - 1 - self.current);
-        } else {
-            self.leave();
-        }
-        self.enter(0);
-    }
-
-    fn delete_lines(&mut self, count: usize, give: &mut Give<'_>) {
-        self.leave_aside(give);
-        self.leave();
-        let end = (self.current + count).min(self.rows.len());
-        for row in self.rows.drain(self.current..end) {
-            self.held -= row.counted;
-        }
-        if self.current == self.rows.len() {
-            self.rows.push_back(Row::default());
-        }
-        self.enter(0);
-    }
-
-    fn save(&mut self) {
-        if self.aside.is_none() {
-            let column = self.column();
-            self.saved = Some(Saved { row: self.base + self.current as i64, column });
-        }
-    }
-
-    fn restore(&mut self, give: &mut Give<'_>) {
-        let Some(saved) = self.saved else { return self.jump(give) };
-        self.settle();
-        if let Some(row) = self.aside.take().filter(has_text) {
-            self.last_aside = Some(row);
-        }
-        match usize::try_from(saved.row - self.base) {
-            Ok(row) if row < self.rows.len() => {
-                self.leave();
-                self.current = row;
-                self.enter(saved.column);
-            }
-            _ => {
-                self.saved = None;
-                self.jump(give);
-            }
-        }
-    }
-
-    /// The cursor goes where nobody here can follow. With its place saved it will come back, so that the lines wait
-    /// for it; without, they are final.
-    fn jump(&mut self, give: &mut Give<'_>) {
-        if self.aside.is_some() {
-            self.settle();
-            if !self.aside.as_ref().is_some_and(has_text) {
-                self.aside = Some(Row::default());
-                return self.place(0);
-            }
-        } else if self.saved.is_some() {
-            self.settle();
-            self.aside = Some(Row::default());
-            return self.place(0);
-        }
-        self.give_all(give);
-    }
-
-    /// Makes all lines final and begins a new one.
-    fn give_all(&mut self, give: &mut Give<'_>) {
-        self.leave_aside(give);
-        self.saved = None;
-        self.leave();
-        while self.rows.len() > 1 {
-            self.current = 1;
-            self.give_first(give);
-        }
-        if is_shown(&self.rows[0]) {
-            self.rows.push_back(Row::default());
-            self.current = 1;
-            self.give_first(give);
-        }
-        self.current = 0;
-        self.rows[0].clear();
-        self.enter(0);
-    }
-
-    /// Whoever stands aside begins to write lines: these are no less than the others.
-    fn leave_aside(&mut self, give: &mut Give<'_>) {
-        self.settle();
-        let Some(row) = self.aside.take() else { return };
-        let at = self.at;
-        self.saved = None;
-        self.leave();
-        self.current = self.rows.len() - 1;
-        self.enter(0);
-        self.new_row_below(give);
-        self.rows[self.current] = row;
-        self.at = at;
     }
 }
 
@@ -632,6 +442,15 @@ fn open_row(
             give_row(&row, ended, scratch, look);
         }
     }
+}
+
+/// Where the last lines begin, so many of them that have an end.
+fn before_last_lines(text: &str, lines: usize) -> usize {
+    if lines == 0 {
+        return 0;
+    }
+    let ends = memchr::memrchr_iter(b'\n', text.as_bytes());
+    ends.skip(lines).next().map_or(0, |end| end + 1)
 }
 
 /// How many bytes at the start of `text` are no controls, or are TABs: eight at a time.

@@ -10,6 +10,8 @@ pub(super) const MAX_COLUMNS: usize = 1024;
 pub(super) const MAX_EDIT_BYTES: usize = 4 * MAX_COLUMNS;
 /// What a cell keeps of the zero-width characters that join its own, in bytes; the longest emoji needs a third.
 const MAX_JOINED_BYTES: usize = 64;
+/// What is kept of a row's memory for the next one, in bytes: enough for most lines.
+const MAX_SPARE_BYTES: usize = 4096;
 const TAB_COLUMNS: usize = 8;
 
 /// A line.
@@ -120,6 +122,26 @@ impl Row {
         self.edited = false;
         self.ended = false;
         self.cut = false;
+    }
+
+    /// As new, with some memory to write into.
+    pub(super) fn renew(&mut self) {
+        self.clear();
+        if self.text.capacity() > MAX_SPARE_BYTES {
+            self.text = String::new();
+        }
+        self.first = None;
+        self.counted = 0;
+    }
+
+    /// Nothing was written yet.
+    pub(super) fn is_new(&self) -> bool {
+        self.text.is_empty() && !self.has_cells() && !self.edited && !self.ended
+    }
+
+    /// It takes columns.
+    pub(super) fn has_columns(&mut self) -> bool {
+        self.text.starts_with(|c: char| c.is_ascii()) || self.columns() > 0
     }
 
     /// About what it takes in memory, in bytes.
