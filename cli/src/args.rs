@@ -19,14 +19,16 @@ Exit codes:
   77   not permitted: no credential, or not this one
   78   no hub is configured, or its configuration is wrong
   141  whoever read the output has gone away
-`muster exec` and `muster attach` end with the exit code of the command instead; see their --help.
+`muster exec` and `muster attach` end with the exit code of the command instead, `muster search` as grep does; see
+their --help.
 
 First steps:
   muster demo                                  a hub and an agent on this machine, to try things
   muster hub --data-dir ./hub                  a hub
   muster token create --join                   lets one machine join
   muster nodes ls                              who is there
-  muster exec web-1 -- uptime                  run something there";
+  muster exec web-1 -- uptime                  run something there
+  muster logs web-1 --view commands            what was run there, and what it said";
 
 /// Keeps the roll of a fleet: machines dial in to a hub, take commands, and their terminals are remembered.
 #[derive(Debug, Parser)]

@@ -386,6 +386,42 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn lines_of_two_streams_never_share_one() {
+        let frames = vec![
+            stream_output(1, pb::Stream::Stdout, b"10%\r20%"),
+            stream_output(2, pb::Stream::Stderr, b"warning"),
+            ended(3, pb::TaskEnded::default()),
+        ];
+        let (stdout, ..) = printed(frames, &[]).await;
+        assert_eq!(stdout, "20%\nwarning", "and what has no end is given none");
+        let unended = vec![output(1, "a\nb"), output(2, "c")];
+        let (stdout, ..) = printed(unended, &["--view", "text", "-o", "json"]).await;
+        let lines: Vec<serde_json::Value> =
+            stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert_eq!(
+            (&lines[0]["text"], &lines[0]["ended"], &lines[0]["task_id"]),
+            (&"a".into(), &true.into(), &TASK.into())
+        );
+        assert_eq!(
+            (&lines[1]["text"], &lines[1]["ended"], &lines[1]["last"]),
+            (&"bc".into(), &false.into(), &"7:2".into())
+        );
+    }
+
+    #[test]
+    fn views_of_how_things_stand_take_no_place_to_begin_at() {
+        for line in [
+            &["--view", "screen", "--since", "10m"][..],
+            &["--view", "commands", "--since", "7:1"],
+            &["--view", "commands", "--follow"],
+            &["--view", "screen", "--follow", "-o", "json"],
+        ] {
+            assert_eq!(args(line).check().map_err(|failure| failure.exit), Err(exit::USAGE), "{line:?}");
+        }
+        args(&["--view", "screen", "--tail", "5"]).check().unwrap();
+    }
+
+    #[tokio::test]
     async fn raw_is_every_byte() {
         let (stdout, ..) = printed(log(), &["--view", "raw"]).await;
         assert_eq!(stdout, "one\x1b[3two\n1mthree\n");

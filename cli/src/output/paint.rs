@@ -99,53 +99,6 @@ impl Prefixer {
     }
 }
 
-/// The beginning and the end of an output that may be too long to keep.
-#[derive(Debug)]
-pub(crate) struct Excerpt {
-    head: Vec<u8>,
-    tail: std::collections::VecDeque<u8>,
-    /// How much of each is kept, in bytes.
-    half: usize,
-    total: u64,
-}
-
-impl Excerpt {
-    /// Keeps the first and the last `half` bytes.
-    pub(crate) const fn new(half: usize) -> Self {
-        Self { head: Vec::new(), tail: std::collections::VecDeque::new(), half, total: 0 }
-    }
-
-    pub(crate) fn push(&mut self, bytes: &[u8]) {
-        self.total += bytes.len() as u64;
-        let room = self.half.saturating_sub(self.head.len()).min(bytes.len());
-        self.head.extend_from_slice(&bytes[..room]);
-        let rest = &bytes[room..];
-        let rest = &rest[rest.len().saturating_sub(self.half)..];
-        let surplus = (self.tail.len() + rest.len()).saturating_sub(self.half);
-        self.tail.drain(..surplus);
-        self.tail.extend(rest);
-    }
-
-    /// How many bytes between beginning and end are left out.
-    pub(crate) fn omitted(&self) -> u64 {
-        self.total - self.head.len() as u64 - self.tail.len() as u64
-    }
-
-    /// Beginning and end as text, with a mark where something is left out.
-    pub(crate) fn text(&self) -> String {
-        let (front, back) = self.tail.as_slices();
-        let tail = [front, back].concat();
-        match self.omitted() {
-            0 => String::from_utf8_lossy(&[self.head.as_slice(), &tail].concat()).into_owned(),
-            omitted => format!(
-                "{}\n[{omitted} bytes left out]\n{}",
-                String::from_utf8_lossy(&self.head),
-                String::from_utf8_lossy(&tail)
-            ),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -192,18 +145,5 @@ mod tests {
         let mut stripping = Painter::new(true);
         assert_eq!(stripping.paint(&Bytes::from_static(b"\x1b[3")), Bytes::new());
         assert_eq!(stripping.paint(&Bytes::from_static(b"1mred")), Bytes::from_static(b"red"));
-    }
-
-    #[test]
-    fn an_excerpt_keeps_both_ends() {
-        let mut excerpt = Excerpt::new(4);
-        for piece in ["ab", "cdefg", "h", "ij"] {
-            excerpt.push(piece.as_bytes());
-        }
-        assert_eq!((excerpt.total, excerpt.omitted()), (10, 2));
-        assert_eq!(excerpt.text(), "abcd\n[2 bytes left out]\nghij");
-        let mut short = Excerpt::new(4);
-        short.push(b"abcdef");
-        assert_eq!(short.text(), "abcdef");
     }
 }

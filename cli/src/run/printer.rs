@@ -2,14 +2,17 @@
 
 use bytes::Bytes;
 use muster_proto::v1 as pb;
+use registry_core::Cursor;
+use registry_core::terminal::excerpt::ExcerptBuilder;
+use registry_core::terminal::text::{TextOptions, TextStream};
 
 use crate::exit::Failure;
 use crate::output::console::{Console, To};
-use crate::output::paint::{Excerpt, Painter, Prefixer};
+use crate::output::paint::{Painter, Prefixer};
 use crate::output::sanitise;
 
-/// What a result object keeps of each stream's beginning and of its end, in bytes.
-const KEPT_HALF_BYTES: usize = 256 * 1024;
+/// What a result object keeps of each stream's text, half of it of the beginning and half of the end, in bytes.
+const KEPT_BYTES: usize = 512 * 1024;
 
 /// Takes a task's output and messages about it.
 #[derive(Debug)]
@@ -28,14 +31,45 @@ enum Mode {
 /// One stream for a result object.
 #[derive(Debug)]
 struct Kept {
-    painter: Painter,
-    excerpt: Excerpt,
+    text: TextStream,
+    excerpt: ExcerptBuilder,
+}
+
+impl Kept {
+    fn new() -> Self {
+        Self { text: TextStream::new(TextOptions::default()), excerpt: ExcerptBuilder::new(KEPT_BYTES) }
+    }
+
+    fn push(&mut self, data: &[u8]) {
+        self.text.feed(data, |line, ended| push(&mut self.excerpt, line, ended));
+    }
+
+    fn finish(&mut self) {
+        self.text.finish(|line, ended| push(&mut self.excerpt, line, ended));
+    }
+
+    fn text(&self) -> KeptText {
+        let excerpt = self.excerpt.clone().finish();
+        let text = match excerpt.omitted_bytes {
+            0 => excerpt.head + &excerpt.tail,
+            omitted => format!("{}\n[{omitted} bytes left out]\n{}", excerpt.head, excerpt.tail),
+        };
+        KeptText { text, omitted_bytes: excerpt.omitted_bytes }
+    }
+}
+
+/// There are no cursors here: whoever wants what is left out reads the log.
+fn push(excerpt: &mut ExcerptBuilder, line: &str, ended: bool) {
+    excerpt.push(line, Cursor::START);
+    if ended {
+        excerpt.push("\n", Cursor::START);
+    }
 }
 
 /// What a result object says of one stream.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct KeptText {
-    /// Without escape sequences.
+    /// Lines as a person would have seen them, see `muster logs --view text`.
     pub(crate) text: String,
     /// How many bytes were left out of it.
     pub(crate) omitted_bytes: u64,
@@ -59,8 +93,8 @@ impl Printer {
 
     /// Output is kept for a result object; messages are printed, behind the node's name if there is one.
     pub(crate) fn kept(console: Console, node: Option<&str>) -> Self {
-        let kept = || Box::new(Kept { painter: Painter::new(true), excerpt: Excerpt::new(KEPT_HALF_BYTES) });
-        Self { console, mode: Mode::Kept { name: node.map(sanitise), stdout: kept(), stderr: kept() } }
+        let (stdout, stderr) = (Box::new(Kept::new()), Box::new(Kept::new()));
+        Self { console, mode: Mode::Kept { name: node.map(sanitise), stdout, stderr } }
     }
 
     /// The next piece of output.
@@ -72,8 +106,7 @@ impl Printer {
             (Mode::Prefixed { stdout, .. }, To::Stdout) => stdout.paint(data),
             (Mode::Prefixed { stderr, .. }, To::Stderr) => stderr.paint(data),
             (Mode::Kept { stdout: kept, .. }, To::Stdout) | (Mode::Kept { stderr: kept, .. }, To::Stderr) => {
-                let piece = kept.painter.paint(data);
-                kept.excerpt.push(&piece);
+                kept.push(data);
                 return Ok(());
             }
         };
@@ -86,10 +119,8 @@ impl Printer {
             Mode::Plain { stdout, stderr } => (stdout.finish(), stderr.finish()),
             Mode::Prefixed { stdout, stderr, .. } => (stdout.finish(), stderr.finish()),
             Mode::Kept { stdout, stderr, .. } => {
-                for kept in [stdout, stderr] {
-                    let rest = kept.painter.finish();
-                    kept.excerpt.push(&rest);
-                }
+                stdout.finish();
+                stderr.finish();
                 return Ok(());
             }
         };
@@ -116,10 +147,8 @@ impl Printer {
 
     /// What was kept for a result object: stdout (and the PTY), stderr.
     pub(crate) fn kept_texts(&self) -> (KeptText, KeptText) {
-        let text =
-            |kept: &Kept| KeptText { text: kept.excerpt.text(), omitted_bytes: kept.excerpt.omitted() };
         match &self.mode {
-            Mode::Kept { stdout, stderr, .. } => (text(stdout), text(stderr)),
+            Mode::Kept { stdout, stderr, .. } => (stdout.text(), stderr.text()),
             Mode::Plain { .. } | Mode::Prefixed { .. } => <(KeptText, KeptText)>::default(),
         }
     }
@@ -170,5 +199,23 @@ mod tests {
         let (stdout, stderr) = captured.texts().await;
         assert_eq!(stdout, "web   | one\nstore | uno\nweb   | two\n");
         assert_eq!(stderr, "muster: web: hm\n");
+    }
+
+    #[tokio::test]
+    async fn a_result_object_has_text_and_says_what_is_left_out() {
+        let captured = Captured::new();
+        let mut printer = Printer::kept(captured.console.clone(), None);
+        let progress = Bytes::from_static(b"\x1b[32m 10%\r100%\x1b[m\r\nd\xc3");
+        printer.output(pb::Stream::Pty, &progress).await.unwrap();
+        printer.output(pb::Stream::Pty, &Bytes::from_static(b"\xa9j\xc3\xa0")).await.unwrap();
+        let long = Bytes::from("0123456789\n".repeat(6_000));
+        for _ in 0..16 {
+            printer.output(pb::Stream::Stderr, &long).await.unwrap();
+        }
+        printer.finish().await.unwrap();
+        let (stdout, stderr) = printer.kept_texts();
+        assert_eq!((stdout.text.as_str(), stdout.omitted_bytes), ("100%\ndéjà", 0));
+        assert!(stderr.omitted_bytes >= (16 * long.len() - KEPT_BYTES) as u64);
+        assert!(stderr.text.contains(&format!("\n[{} bytes left out]\n", stderr.omitted_bytes)));
     }
 }
