@@ -1,6 +1,7 @@
 //! `muster attach` on a real terminal: type, resize, leave, come back to the same byte.
 
-use muster_tests::Terminal;
+use muster_tests::{Terminal, TestHub};
+use serde_json::Value;
 
 use crate::fleet_of_one;
 
@@ -43,9 +44,10 @@ async fn attaching_again_after_a_hub_restart_finds_the_same_shell_at_the_same_by
     first.type_text("(i=0; while :; do i=$((i+1)); echo count-$i-; sleep 0.05; done) &\r");
     first.wait_for("count-5-", 0);
     first.type_text(DETACH);
+    // It says how to come back.
+    first.wait_for("muster attach web-1", 0);
     assert_eq!(first.wait(), 0, "leaving is no failure");
     let before = counted(&first.seen());
-    assert!(first.seen().contains("muster attach web-1"), "it says how to come back: {:?}", first.seen());
 
     hub.kill9();
     hub.restart();
@@ -60,6 +62,21 @@ async fn attaching_again_after_a_hub_restart_finds_the_same_shell_at_the_same_by
     assert_eq!(all, expected, "no line is missing and none comes twice");
     second.type_text("kill %1; exit 6\r");
     assert_eq!(second.wait(), 6, "the shell's own exit code");
+    // Coming back makes a terminal smaller for a moment, so that what is on it is drawn anew.
+    assert_eq!(resizes_told(&hub), [(40, 100), (29, 90), (30, 90)], "each once; the first is the task's own");
+}
+
+/// The sizes that the node's log tells of, in order.
+fn resizes_told(hub: &TestHub) -> Vec<(u64, u64)> {
+    let lines = hub.muster(&["logs", "web-1", "--view", "raw", "-o", "json"]).run().succeeded().stdout_text();
+    let frames = lines.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let mut told = Vec::new();
+    for frame in frames {
+        if frame["kind"] == "resized" {
+            told.push((frame["rows"].as_u64().unwrap(), frame["cols"].as_u64().unwrap()));
+        }
+    }
+    told
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -206,9 +206,9 @@ impl Reader {
         let task = if tag & HAS_TASK != 0 { TaskId::from_slice(&self.take(16)?) } else { None };
         let kind = match tag & !HAS_TASK {
             STARTED => FrameKind::Started { pid: self.varint_u32()?, pty: self.bool()? },
-            STDOUT => self.output(Stream::Stdout)?,
-            STDERR => self.output(Stream::Stderr)?,
-            PTY => self.output(Stream::Pty)?,
+            STDOUT => FrameKind::Output { stream: Stream::Stdout, data: self.bytes()? },
+            STDERR => FrameKind::Output { stream: Stream::Stderr, data: self.bytes()? },
+            PTY => FrameKind::Output { stream: Stream::Pty, data: self.bytes()? },
             ENDED => FrameKind::Ended(self.end()?),
             GAP => self.gap()?,
             CLOSED => FrameKind::Closed,
@@ -219,14 +219,10 @@ impl Reader {
         Ok(Frame { seq, at_unix_ms, task, kind })
     }
 
-    fn output(&mut self, stream: Stream) -> Result<FrameKind, CodecError> {
-        Ok(FrameKind::Output { stream, data: self.bytes()? })
-    }
-
     fn resized(&mut self) -> Result<FrameKind, CodecError> {
         let mut body = Self { rest: self.bytes()? };
-        let kind = FrameKind::Resized { rows: body.varint_u16()?, cols: body.varint_u16()? };
-        if body.rest.is_empty() { Ok(kind) } else { Err(CodecError::BadNumber) }
+        let (rows, cols) = (body.varint_u16()?, body.varint_u16()?);
+        if body.rest.is_empty() { Ok(FrameKind::Resized { rows, cols }) } else { Err(CodecError::BadNumber) }
     }
 
     /// A frame of a kind that came after this release.
@@ -381,14 +377,11 @@ mod tests {
 
     #[test]
     fn kinds_of_later_releases_are_gaps_and_what_follows_is_read() {
-        let run = [1, 0x80 | 9, 4, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 3, 7, 7, 7, 7, 5, 2];
+        let run = [&[1, 0x80 | 9, 4, 2][..], &[0; 16], &[3, 7, 7, 7, 7, 5, 2]].concat();
         let frame = |seq, kind| Frame { seq, at_unix_ms: 2, task: None, kind };
         let gap = FrameKind::Gap { last_seq: Some(4), reason: GapReason::LogLost };
-        assert_eq!(
-            decode_run(Bytes::copy_from_slice(&run)).unwrap(),
-            [frame(4, gap), frame(5, FrameKind::Closed)]
-        );
-        assert_eq!(decode_run(Bytes::copy_from_slice(&run[..22])), Err(CodecError::Truncated));
+        assert_eq!(decode_run(run[..22].to_vec().into()), Err(CodecError::Truncated));
+        assert_eq!(decode_run(run.into()), Ok(vec![frame(4, gap), frame(5, FrameKind::Closed)]));
     }
 
     #[test]
