@@ -31,6 +31,7 @@ use crate::store::{Store, TerminalLog};
 use crate::tasks::Tasks;
 use crate::tasks::book::Book;
 use crate::terminal::Terminal;
+use crate::terminal::views::Views;
 use crate::watch::Watch;
 use crate::{grpc, http};
 
@@ -232,8 +233,7 @@ impl Hub {
                 book,
                 Arc::clone(&auth),
                 draining.clone(),
-                clock.clone(),
-                Arc::clone(&metrics),
+                Views::new(Arc::clone(&metrics), clock.clone()),
             ),
             watch: Watch::new(mesh.clone(), Arc::clone(&auth), config.reader_grace, draining),
             enrolment: Enrolment::new(Arc::clone(&store), mesh.clone(), Arc::clone(&auth), clock.clone()),

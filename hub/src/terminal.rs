@@ -12,7 +12,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use futures_util::Stream;
-use registry_core::{Boot, Clock, Cursor, Frame, Interest, SubscribeOptions, TaskId, TaskState};
+use registry_core::{Boot, Cursor, Frame, Interest, SubscribeOptions, TaskId, TaskState};
 use tokio_util::sync::CancellationToken;
 
 use self::reader::Reader;
@@ -21,7 +21,6 @@ use crate::auth::{Action, Auth, Principal};
 use crate::error::{ErrorCode, HubError};
 use crate::ingest::Ingest;
 use crate::mesh::Mesh;
-use crate::metrics::Metrics;
 use crate::store::Store;
 use crate::tasks::book::Book;
 
@@ -109,10 +108,8 @@ impl Terminal {
         book: Arc<Book>,
         auth: Arc<Auth>,
         draining: CancellationToken,
-        clock: Clock,
-        metrics: Arc<Metrics>,
+        views: Views,
     ) -> Self {
-        let views = Views::new(metrics, clock);
         Self { mesh, ingest, store, book, auth, draining, views }
     }
 

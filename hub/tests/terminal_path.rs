@@ -2,6 +2,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+#[path = "terminal_path/views.rs"]
+mod views;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,6 +22,7 @@ use muster_hub::store::{
     BootHead, FrameRun, LogPage, NodeLive, NodeRow, Retention, Store, StoreResult, TerminalLog,
 };
 use muster_hub::tasks::book::Book;
+use muster_hub::terminal::views::Views;
 use muster_hub::terminal::{ReadItem, ReadRequest, ReadSince, ReadStream, Terminal};
 use proptest::prelude::*;
 use registry_core::{
@@ -110,13 +114,17 @@ impl World {
         let book =
             Arc::new(Book::open(store.clone(), registry.clone(), metrics.clone(), 0, 0).await.unwrap());
         let ingest =
-            Ingest::open(terminal_log, registry.clone(), book.clone(), clock.clone(), metrics).await.unwrap();
+            Ingest::open(terminal_log, registry.clone(), book.clone(), clock.clone(), metrics.clone())
+                .await
+                .unwrap();
         let (auth, credential) = Auth::open(dir.path()).unwrap();
         let principal = auth.authenticate(Some(&format!("Bearer {credential}"))).unwrap();
         let auth = Arc::new(auth);
         let mesh =
             Mesh::new(store.clone(), registry, ingest.clone(), book.clone(), auth.clone(), clock.clone());
-        let terminal = Terminal::new(mesh, ingest.clone(), store, book, auth, CancellationToken::new());
+        let draining = CancellationToken::new();
+        let terminal =
+            Terminal::new(mesh, ingest.clone(), store, book, auth, draining, Views::new(metrics, clock));
         let log = ingest.node(&node);
         Self { _dir: dir, door, ingest, terminal, principal, node, log }
     }

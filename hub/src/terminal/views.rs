@@ -42,7 +42,7 @@ pub struct Range {
 }
 
 /// What all views share.
-pub(super) struct Views {
+pub struct Views {
     turns: Semaphore,
     screens: Screens,
     metrics: Arc<Metrics>,
@@ -58,7 +58,9 @@ struct Turn<'a> {
 }
 
 impl Views {
-    pub(super) fn new(metrics: Arc<Metrics>, clock: Clock) -> Self {
+    /// No view yet.
+    #[must_use]
+    pub fn new(metrics: Arc<Metrics>, clock: Clock) -> Self {
         Self { turns: Semaphore::new(MAX_VIEWS), screens: Screens::default(), metrics, clock }
     }
 
