@@ -47,7 +47,6 @@ pub(crate) fn rows() -> Vec<Row> {
         let mut contenders = ours(&corpus.bytes, CHUNK_BYTES);
         if corpus.kind == Kind::Clean {
             contenders.extend(borrowing(&corpus.bytes, CHUNK_BYTES));
-            contenders.push(crates::fast_borrowing(&corpus.bytes));
         }
         contenders.push(crates::memcpy(&corpus.bytes, CHUNK_BYTES));
         contenders.push(crates::floor(&corpus.bytes));
@@ -117,7 +116,7 @@ fn whole() -> Vec<Row> {
 fn lines() -> Vec<Row> {
     let beside_fast = |corpus: &Corpus| {
         let mut contenders = ours(&corpus.bytes, LINE_BYTES);
-        contenders.push(crates::fast(&corpus.bytes, LINE_BYTES));
+        contenders.extend(crates::fast(&corpus.bytes, LINE_BYTES));
         let speeds = speeds(corpus, contest(ROUNDS, contenders));
         goals::lines(corpus, &speeds)
     };
@@ -142,9 +141,17 @@ fn linear() -> Vec<Row> {
     pairs.flat_map(|pair| Path::available().map(move |path| (pair, path))).map(beside_longer).collect()
 }
 
-/// GB/s, out of nanoseconds a pass.
+/// GB/s, out of nanoseconds a pass; the fastest of those that share a name.
 fn speeds(corpus: &Corpus, figures: Vec<(&'static str, f64)>) -> Vec<(&'static str, f64)> {
-    figures.into_iter().map(|(name, nanos)| (name, corpus.bytes.len() as f64 / nanos)).collect()
+    let mut speeds: Vec<(&'static str, f64)> = Vec::with_capacity(figures.len());
+    for (name, nanos) in figures {
+        let speed = corpus.bytes.len() as f64 / nanos;
+        match speeds.iter_mut().find(|(known, _)| *known == name) {
+            Some((_, best)) => *best = best.max(speed),
+            None => speeds.push((name, speed)),
+        }
+    }
+    speeds
 }
 
 /// A stream, whose text goes into a buffer that is used again.

@@ -4,7 +4,7 @@ use muster_benches::report::Row;
 use registry_core::ansi::Path;
 
 use super::corpora::{Corpus, Kind};
-use super::crates::{CRATES, FAST, FAST_BORROWING, FLOOR, MEMCPY};
+use super::crates::{CRATES, FAST, FLOOR, MEMCPY};
 use super::runtimes::{BUN, RUNTIMES};
 use super::{AREA, AVX2, AVX512, LINE_BYTES, LONGER, PORTABLE, borrowed};
 use crate::contest::figure;
@@ -97,7 +97,7 @@ pub(crate) fn rows(corpus: &Corpus, speeds: &Speeds) -> Vec<Row> {
         return rows;
     }
     let chosen = Path::best().name();
-    for peer in CRATES.iter().chain(RUNTIMES).filter(|peer| **peer != FAST_BORROWING) {
+    for peer in CRATES.iter().chain(RUNTIMES) {
         let label = format!("{}, {chosen}", corpus.name);
         rows.push(beside(&label, figure(speeds, chosen), speeds, Peers::One(peer), None));
     }
