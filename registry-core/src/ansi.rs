@@ -94,6 +94,7 @@ pub(crate) mod edits;
 mod machine;
 mod path;
 mod portable;
+mod steps;
 #[cfg(any(target_arch = "aarch64", target_arch = "x86_64"))]
 mod tables;
 #[cfg(target_arch = "x86_64")]

@@ -170,7 +170,7 @@ impl Processor for Neon {
     }
 
     #[inline(always)]
-    fn is_plain(self, bytes: &[u8; STRETCH + 1]) -> bool {
+    fn is_plain(self, bytes: &[u8; STRETCH + 1], _: &mut bool) -> bool {
         // SAFETY: sixteen bytes from each of these places, and from the byte behind, lie within the stretch; the
         // instructions are there on every 64-bit ARM.
         unsafe {

@@ -74,8 +74,9 @@ pub(super) trait Processor: Copy {
     /// that part ends.
     fn compress(self, bytes: &[u8; BLOCK], block: Self::Block, keep: u64, room: &mut Room) -> usize;
 
-    /// True when these bytes stay as they are; the one behind them is there to decide on the last.
-    fn is_plain(self, bytes: &[u8; STRETCH + 1]) -> bool;
+    /// True when these bytes stay as they are; the one behind them is there to decide on the last. `ascii` says that they
+    /// are likely to be ASCII, and is set to what they were.
+    fn is_plain(self, bytes: &[u8; STRETCH + 1], ascii: &mut bool) -> bool;
 }
 
 /// Appends the text in `input` to `out`; the machine carries what is open from one piece to the next.
@@ -113,9 +114,9 @@ pub(super) fn feed<P: Processor>(p: P, machine: &mut Machine, input: &[u8], out:
 /// How many bytes at the start of `input` are known to stay as they are. Fewer than [`STRETCH`] more may be.
 #[inline(always)]
 pub(super) fn plain_run<P: Processor>(p: P, input: &[u8]) -> usize {
-    let mut at = 0;
+    let (mut at, mut ascii) = (0, true);
     while let Some(bytes) = input[at..].first_chunk() {
-        if !p.is_plain(bytes) {
+        if !p.is_plain(bytes, &mut ascii) {
             break;
         }
         at += STRETCH;
@@ -156,6 +157,8 @@ enum Edge {
     Opener,
     /// The ESC that ends a string if `\` follows.
     Ending,
+    /// An intermediate byte behind an ESC.
+    Intermediate,
 }
 
 /// Why a run of blocks ends.
@@ -298,8 +301,9 @@ impl Run<'_, '_> {
 /// Behind `to` there is room for all of `rest`.
 #[inline(always)]
 unsafe fn copy_plain<P: Processor>(p: P, mut rest: &[u8], mut to: *mut u8) -> (&[u8], *mut u8) {
+    let mut ascii = true;
     while let Some(bytes) = rest.first_chunk::<{ STRETCH + 1 }>() {
-        if !p.is_plain(bytes) {
+        if !p.is_plain(bytes, &mut ascii) {
             break;
         }
         // SAFETY: the caller made room.
@@ -360,7 +364,7 @@ fn judge<P: Processor, const STRINGS: bool>(
         let nf = other & intermediate;
         let (sum, open) = nf.overflowing_add(intermediate);
         if open {
-            return Err(Stop::Odd);
+            edges |= LAST;
         }
         let nf_end = if nf == 0 { 0 } else { sum & !intermediate };
         // What follows ESC, or its intermediates, is one of 0x30 to 0x7E.
@@ -368,7 +372,7 @@ fn judge<P: Processor, const STRINGS: bool>(
         odd |= last & !(finals | parameter);
         end |= last << 1;
     }
-    let (mut strings, mut aborted) = (false, 0);
+    let (mut strings, mut aborted, mut by_esc) = (false, 0, 0);
     if STRINGS {
         // No branches here: whether a string is open where a block ends is anybody's guess.
         let open = carry.string;
@@ -379,7 +383,8 @@ fn judge<P: Processor, const STRINGS: bool>(
         let body = !(esc | control);
         let (sum, beyond) = (osc << 1 | open.body).overflowing_add(body);
         let osc_end = if strings { sum & !body } else { 0 };
-        let (by_esc, by_bel) = (osc_end & esc, osc_end & p.equal(block, BEL));
+        by_esc = osc_end & esc;
+        let by_bel = osc_end & p.equal(block, BEL);
         odd |= osc_end & !(by_esc | by_bel) | osc << 1 & p.either(block, b'P', b'R');
         // What the ESC begins takes up where the string ends: the regions are one.
         start = start & !by_esc | open.body;
@@ -404,8 +409,10 @@ fn judge<P: Processor, const STRINGS: bool>(
             Edge::HeldLead
         } else if osc & LAST != 0 {
             Edge::Opener
-        } else {
+        } else if by_esc & LAST != 0 {
             Edge::Ending
+        } else {
+            Edge::Intermediate
         };
     }
     Ok(Verdict { keep, dropped: control & !region, aborted, carry: next, strings, edge })
@@ -459,6 +466,7 @@ impl Carry {
         machine.state = match edge {
             Edge::Opener => State::OscStart,
             Edge::Ending => State::Escape { string: true },
+            Edge::Intermediate => State::Intermediate,
             _ if self.csi != 0 => State::Csi,
             _ if self.escape != 0 => State::Escape { string: false },
             _ if self.string.body != 0 => State::Osc,

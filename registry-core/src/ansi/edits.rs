@@ -5,7 +5,8 @@
 //! are followed by a count in two bytes. Without its marks the output is exactly the stripper's.
 
 use super::DEFAULT_CAP_BYTES;
-use super::machine::{C2, DEL, Machine, Sink};
+use super::machine::{C2, Machine, Sink};
+use super::portable::clean_run;
 
 /// The most parameter bytes that a sequence may have to leave a mark: more than any program sends.
 const MAX_PARAMETER_BYTES: usize = 64;
@@ -152,7 +153,7 @@ impl Editor {
 
     /// Takes a run of text and the sequence behind it; returns how many bytes that was.
     fn text(&mut self, rest: &[u8], out: &mut Vec<u8>) -> usize {
-        let mut run = text_run(rest);
+        let mut run = clean_run(rest);
         // C2s whose fellow is not in sight, or is taken out: the machine must know of them.
         while run > 0 && rest[run - 1] == C2 {
             run -= 1;
@@ -334,41 +335,6 @@ fn parameter_run(input: &[u8]) -> usize {
     }
     let others = input[at..].iter().position(|byte| byte & 0xE0 != 0x20);
     others.map_or(input.len(), |end| at + end)
-}
-
-/// How many bytes at the start of `input` are text come what may behind them, except that a last C2 depends on the
-/// byte after it.
-fn text_run(input: &[u8]) -> usize {
-    let mut at = 0;
-    loop {
-        at += plain_run(&input[at..]);
-        match input.get(at) {
-            Some(b'\t' | b'\n' | b'\r') => at += 1,
-            Some(&C2) if input.get(at + 1).is_none_or(|next| next & 0xE0 != 0x80) => at += 1,
-            _ => return at,
-        }
-    }
-}
-
-/// How many bytes at the start of `input` are neither C0 nor DEL nor [`C2`]: eight at a time.
-fn plain_run(input: &[u8]) -> usize {
-    const ONES: u64 = 0x0101_0101_0101_0101;
-    const HIGHS: u64 = 0x8080_8080_8080_8080;
-    let mut at = 0;
-    while let Some(word) = input.get(at..).and_then(|rest| rest.first_chunk::<8>()) {
-        let word = u64::from_le_bytes(*word);
-        let control = word.wrapping_sub(ONES * 0x20) & !word;
-        let del = word ^ (ONES * DEL as u64);
-        let lead = word ^ (ONES * C2 as u64);
-        // The lowest of these bits is exact; those above it may be borrowed.
-        let found = (control | del.wrapping_sub(ONES) & !del | lead.wrapping_sub(ONES) & !lead) & HIGHS;
-        if found != 0 {
-            return at + found.trailing_zeros() as usize / 8;
-        }
-        at += 8;
-    }
-    let is_plain = |byte: u8| byte >= 0x20 && byte != DEL && byte != C2;
-    at + input[at..].iter().position(|&byte| !is_plain(byte)).unwrap_or(input.len() - at)
 }
 
 #[cfg(test)]

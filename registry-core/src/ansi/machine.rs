@@ -102,11 +102,6 @@ impl Machine {
         self.state == State::Ground && !self.orphan
     }
 
-    /// True when the body of a string is open, which [`skip_body`](Self::skip_body) may shorten.
-    pub(super) fn in_body(&self) -> bool {
-        matches!(self.state, State::Osc | State::Str)
-    }
-
     /// The last byte that was kept is a [`C2`] that begins no character.
     pub(super) fn has_orphan(&self) -> bool {
         self.orphan

@@ -1,11 +1,12 @@
 //! The way that runs on every processor: copies clean runs whole, skips bodies with memchr, steps through the rest.
 
 use super::machine::{C2, DEL, Machine};
+use super::steps::steps;
 
 /// Bytes looked at together: a loop over a fixed number of them becomes vector code on every target.
 const BLOCK: usize = 64;
-/// Bytes looked at one by one before blocks are tried, because in coloured output runs are short.
-const SHORT_RUN: usize = 16;
+/// Bytes looked at eight at a time before blocks are tried, because in coloured output runs are short.
+const SHORT_RUN: usize = 64;
 
 /// Appends the text in `input` to `out`; the machine carries what is open from one piece to the next.
 pub(super) fn feed(machine: &mut Machine, input: &[u8], out: &mut Vec<u8>) {
@@ -20,32 +21,8 @@ pub(super) fn piece(machine: &mut Machine, rest: &[u8], out: &mut Vec<u8>) -> us
     if machine.in_text() {
         return text(machine, rest, out);
     }
-    let mut taken = machine.skip_body(rest);
-    for &byte in &rest[taken..] {
-        machine.step(byte, out);
-        taken += 1;
-        if machine.in_text() || machine.in_body() {
-            break;
-        }
-    }
-    taken
-}
-
-/// How many bytes at the start of `input` stay as they are, come what may behind them, except that a last C2
-/// depends on the byte after it.
-pub(super) fn clean_run(input: &[u8]) -> usize {
-    if let Some(at) = find_dirty(input, 0, input.len().min(SHORT_RUN)) {
-        return at;
-    }
-    let mut at = input.len().min(SHORT_RUN);
-    // One byte more than a block, so that each byte's successor is there.
-    while let Some(window) = input.get(at..=at + BLOCK) {
-        if block_is_dirty(window) {
-            break;
-        }
-        at += BLOCK;
-    }
-    find_dirty(input, at, input.len()).unwrap_or(input.len())
+    let skipped = machine.skip_body(rest);
+    skipped + steps(machine, &rest[skipped..], out)
 }
 
 /// Takes a run of text and the sequence behind it; returns how many bytes that was.
@@ -60,11 +37,7 @@ fn text(machine: &mut Machine, rest: &[u8], out: &mut Vec<u8>) -> usize {
     if let Some(csi) = csi(rest) {
         return run + csi;
     }
-    if let Some(&byte) = rest.first() {
-        machine.step(byte, out);
-        return run + 1;
-    }
-    run
+    run + steps(machine, rest, out)
 }
 
 /// The length of the CSI that `rest` begins with, if it is an ordinary one that is all there.
@@ -72,6 +45,47 @@ fn csi(rest: &[u8]) -> Option<usize> {
     let body = rest.strip_prefix(b"\x1b[")?;
     let parameters = body.iter().position(|b| !matches!(b, 0x20..=0x3F))?;
     matches!(body[parameters], 0x40..=0x7E).then_some(parameters + 3)
+}
+
+/// How many bytes at the start of `input` stay as they are, come what may behind them, except that a last C2
+/// depends on the byte after it.
+pub(super) fn clean_run(input: &[u8]) -> usize {
+    let mut at = 0;
+    let mut block_from = SHORT_RUN;
+    loop {
+        if at >= block_from {
+            // One byte more than a block, so that each byte's successor is there.
+            while input.get(at..=at + BLOCK).is_some_and(|window| !block_is_dirty(window)) {
+                at += BLOCK;
+            }
+            // What is dirty is in the next block, or there is none.
+            block_from = at + BLOCK;
+        }
+        at += plain_word(&input[at..]);
+        match input.get(at) {
+            Some(b'\t' | b'\n' | b'\r') => at += 1,
+            Some(&C2) if input.get(at + 1).is_none_or(|next| next & 0xE0 != 0x80) => at += 1,
+            Some(&byte) if byte >= 0x20 && byte != DEL && byte != C2 => {}
+            _ => return at,
+        }
+    }
+}
+
+/// How many bytes of the first eight are neither C0 nor DEL nor [`C2`]; fewer than eight are looked at one by one.
+fn plain_word(input: &[u8]) -> usize {
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    const HIGHS: u64 = 0x8080_8080_8080_8080;
+    let Some(word) = input.first_chunk() else {
+        let is_plain = |byte: &u8| *byte >= 0x20 && *byte != DEL && *byte != C2;
+        return input.iter().take_while(|byte| is_plain(byte)).count();
+    };
+    let word = u64::from_le_bytes(*word);
+    let control = word.wrapping_sub(ONES * 0x20) & !word;
+    let del = word ^ (ONES * DEL as u64);
+    let lead = word ^ (ONES * C2 as u64);
+    // The lowest of these bits is exact; those above it may be borrowed.
+    let found = (control | del.wrapping_sub(ONES) & !del | lead.wrapping_sub(ONES) & !lead) & HIGHS;
+    if found == 0 { 8 } else { found.trailing_zeros() as usize / 8 }
 }
 
 /// True when one of the first [`BLOCK`] bytes is to be taken out. No early exit: that keeps it vector code.
@@ -85,34 +99,3 @@ fn block_is_dirty(window: &[u8]) -> bool {
     }
     dirty
 }
-
-/// The first byte of `input[from..to]` that is to be taken out.
-fn find_dirty(input: &[u8], from: usize, to: usize) -> Option<usize> {
-    (from..to).find(|&at| match CLASS[input[at] as usize] {
-        Class::Text => false,
-        Class::Control => true,
-        Class::Lead => input.get(at + 1).is_some_and(|next| next & 0xE0 == 0x80),
-    })
-}
-
-#[derive(Clone, Copy)]
-enum Class {
-    Text,
-    Control,
-    Lead,
-}
-
-static CLASS: [Class; 256] = {
-    let mut table = [Class::Text; 256];
-    let mut byte = 0;
-    while byte < 0x20 {
-        table[byte] = Class::Control;
-        byte += 1;
-    }
-    table[b'\t' as usize] = Class::Text;
-    table[b'\n' as usize] = Class::Text;
-    table[b'\r' as usize] = Class::Text;
-    table[DEL as usize] = Class::Control;
-    table[C2 as usize] = Class::Lead;
-    table
-};

@@ -228,7 +228,7 @@ impl Processor for Avx512 {
     }
 
     #[inline(always)]
-    fn is_plain(self, bytes: &[u8; STRETCH + 1]) -> bool {
+    fn is_plain(self, bytes: &[u8; STRETCH + 1], _: &mut bool) -> bool {
         // SAFETY: see above.
         unsafe {
             let low = _mm512_loadu_si512(NOT_PLAIN.as_ptr().cast());
@@ -432,23 +432,47 @@ impl Processor for Avx2 {
     }
 
     #[inline(always)]
-    fn is_plain(self, bytes: &[u8; STRETCH + 1]) -> bool {
+    fn is_plain(self, bytes: &[u8; STRETCH + 1], ascii: &mut bool) -> bool {
+        if *ascii && self.is_plain_ascii(bytes) {
+            return true;
+        }
+        *ascii = false;
+        self.is_plain_exactly(bytes)
+    }
+}
+
+impl Avx2 {
+    #[inline(always)]
+    fn is_plain_ascii(self, bytes: &[u8; STRETCH + 1]) -> bool {
+        /// By the low half: the control that stays. It is looked up with the whole byte, which must then be the same.
+        const KEPT: [u8; 16] = [0xFF, 0, 0, 0, 0, 0, 0, 0, 0, b'\t', b'\n', 0, 0, b'\r', 0, 0];
         // SAFETY: see above.
         unsafe {
-            let (mut bad, mut lead) = (_mm256_setzero_si256(), _mm256_setzero_si256());
-            let c2 = _mm256_set1_epi8(signed(C2));
+            let kept = _mm256_broadcastsi128_si256(_mm_loadu_si128(KEPT.as_ptr().cast()));
+            let (one, bound) = (_mm256_set1_epi8(1), _mm256_set1_epi8(0x21));
+            let mut bad = _mm256_setzero_si256();
             for at in (0..STRETCH).step_by(32) {
                 let half = _mm256_loadu_si256(bytes.as_ptr().add(at).cast());
-                bad = _mm256_or_si256(bad, self.in_class(half, &NOT_TEXT));
-                lead = _mm256_or_si256(lead, _mm256_cmpeq_epi8(half, c2));
+                // One more makes DEL the lowest number; what is over 0x7F is negative or, all ones, zero.
+                let low = _mm256_cmpgt_epi8(bound, _mm256_add_epi8(half, one));
+                let stays = _mm256_cmpeq_epi8(half, _mm256_shuffle_epi8(kept, half));
+                bad = _mm256_or_si256(bad, _mm256_andnot_si256(stays, low));
             }
-            if _mm256_testz_si256(lead, lead) == 0 {
-                for at in (0..STRETCH).step_by(32) {
-                    let half = _mm256_loadu_si256(bytes.as_ptr().add(at).cast());
-                    let next = _mm256_loadu_si256(bytes.as_ptr().add(at + 1).cast());
-                    let c1 = _mm256_cmpgt_epi8(_mm256_set1_epi8(signed(0xA0)), next);
-                    bad = _mm256_or_si256(bad, _mm256_and_si256(_mm256_cmpeq_epi8(half, c2), c1));
-                }
+            _mm256_testz_si256(bad, bad) != 0
+        }
+    }
+
+    #[inline(always)]
+    fn is_plain_exactly(self, bytes: &[u8; STRETCH + 1]) -> bool {
+        // SAFETY: see above.
+        unsafe {
+            let mut bad = _mm256_setzero_si256();
+            let (c2, end) = (_mm256_set1_epi8(signed(C2)), _mm256_set1_epi8(signed(0xA0)));
+            for at in (0..STRETCH).step_by(32) {
+                let half = _mm256_loadu_si256(bytes.as_ptr().add(at).cast());
+                let next = _mm256_loadu_si256(bytes.as_ptr().add(at + 1).cast());
+                let c1 = _mm256_and_si256(_mm256_cmpeq_epi8(half, c2), _mm256_cmpgt_epi8(end, next));
+                bad = _mm256_or_si256(bad, _mm256_or_si256(self.in_class(half, &NOT_TEXT), c1));
             }
             _mm256_testz_si256(bad, bad) != 0
         }
