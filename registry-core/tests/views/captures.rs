@@ -5,6 +5,7 @@ use std::io::Read as _;
 use std::path::Path;
 
 use flate2::read::GzDecoder;
+use registry_core::ansi::strip;
 use registry_core::terminal::text::{TextOptions, TextStream};
 
 use super::text_of;
@@ -16,11 +17,61 @@ fn capture(name: &str) -> Vec<u8> {
     bytes
 }
 
+/// The text of a capture; the same however it is cut.
+fn text(name: &str) -> String {
+    let bytes = capture(name);
+    let text = text_of([&bytes[..]], TextOptions::default());
+    for piece in [7, 4096] {
+        let cut = text_of(bytes.chunks(piece), TextOptions::default());
+        assert!(cut == text, "{name} in pieces of {piece}");
+    }
+    text
+}
+
 #[test]
-fn dump() {
-    for name in std::env::var("DUMP").unwrap_or_default().split(',').filter(|n| !n.is_empty()) {
-        std::fs::write(format!("/tmp/{name}.txt"), text_of([&capture(name)[..]], TextOptions::default()))
-            .unwrap();
+fn a_megabyte_of_progress_is_a_few_lines() {
+    let text = text("progress");
+    let begins: Vec<String> = text.lines().map(|line| line.chars().take(9).collect()).collect();
+    assert_eq!(begins, ["100%|████", "Downloadi", "Processin", "⠋⠙ fetchi"], "{text}");
+    assert!(text.contains("| 4000/4000 ["), "{text}");
+}
+
+#[test]
+fn installers_and_compilers_read_like_their_final_screens() {
+    let pip = text("pip_install");
+    assert_eq!(
+        pip.matches("━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━ ").count(),
+        6,
+        "a full bar for each package: {pip}"
+    );
+    assert!(!pip.contains('╸') && !pip.contains('╺'), "no bar that is not full: {pip}");
+    let apt = text("apt_install_sim");
+    assert!(apt.starts_with("Reading package lists... Done\nBuilding dependency tree... Done\n"), "{apt}");
+    let cargo = text("cargo_build");
+    assert_eq!(cargo.matches("Building [").count(), 0, "{cargo}");
+    assert!(
+        cargo.trim_end().lines().last().unwrap().trim_start().starts_with("Finished `dev` profile"),
+        "{cargo}"
+    );
+    let shell = text("bash_interactive");
+    assert!(shell.contains("$ for i in 1 2 3; do echo $i; done\n1\n2\n3\n"), "{shell}");
+}
+
+/// Where programs only print, the view is what the stripper leaves.
+#[test]
+fn what_was_only_printed_is_as_it_was() {
+    for name in ["ls_color_bin", "ls_hyperlink", "git_log_graph", "gcc_diag"] {
+        let stripped = String::from_utf8_lossy(&strip(&capture(name))).replace("\r\n", "\n");
+        assert!(text(name) == stripped, "{name}");
+    }
+}
+
+#[test]
+fn full_screens_hide_nothing_and_leave_no_controls() {
+    for name in ["vim_session", "cmatrix", "git_log_p"] {
+        let text = text(name);
+        assert_eq!(text.chars().find(|c| c.is_control() && !matches!(c, '\t' | '\n')), None, "{name}");
+        assert!(text.len() > 10_000, "{name}");
     }
 }
 

@@ -92,6 +92,7 @@ const CASES: &[(&str, &str, &str)] = &[
     ),
     ("aside: erased", "a\x1b7\x1b[24;1H10%\x1b8b\x1b7\x1b[24;1H\x1b[K\x1b8c\n", "abc\n10%"),
     ("aside: lines are lines", "a\x1b7\x1b[9;1Hb\nc\n\x1b8d\n", "a\nb\nc\nd\n"),
+    ("aside: saving there saves nothing", "a\x1b7\x1b[9;9Hxyz\x1b7\x1b8D\n", "aD\nxyz"),
     ("aside: a second place", "a\x1b7\x1b[9;1Hb\x1b[9;9Hc\x1b8d\n", "a\nb\nc\nd\n"),
     ("restored without a place", "a\x1b8b\n", "a\nb\n"),
 ];

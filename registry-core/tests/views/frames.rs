@@ -180,6 +180,39 @@ fn long_lines_come_in_parts() {
         super::add(&mut whole, text, *ended);
     }
     assert!(whole == long);
+
+    // Each of these bytes becomes three.
+    let broken = [vec![0xFF; MAX_LINE_BYTES - 1], b"\n".to_vec()].concat();
+    let (mut stream, mut lens) = (TextStream::new(TextOptions::follow()), Vec::new());
+    stream.feed(&broken, |text, ended| lens.push((text.len(), ended)));
+    assert_eq!(lens.iter().map(|(len, _)| len).sum::<usize>(), 3 * (MAX_LINE_BYTES - 1));
+    assert!(lens.iter().all(|(len, _)| *len <= MAX_LINE_BYTES), "{lens:?}");
+}
+
+/// Most lines of a large piece are not held. That must not show.
+#[test]
+fn lines_are_held_as_far_as_the_cursor_may_move() {
+    let lines = |from: usize, to: usize| (from..to).map(|n| format!("{n}\n")).collect::<String>();
+    for climb in ["\x1b[9Ax", "\x1b[9Fx", "\x1bMx", "\x1b7a\nb\nc\n\x1b8x", "\x1b[3A\x1b[2Lx"] {
+        for (before, after) in [(10, 10), (10, 300), (300, 10), (300, 300), (2000, 255)] {
+            let text = format!("{}{climb}\n{}", lines(0, before), lines(before, before + after));
+            let whole = super::text_of([text.as_bytes()], TextOptions::default());
+            let by_the_line =
+                super::text_of(text.as_bytes().split_inclusive(|b| *b == b'\n'), TextOptions::default());
+            assert!(whole == by_the_line, "{climb:?} between {before} and {after} lines");
+            assert!(whole.contains('x') && whole.lines().count() >= before.max(after));
+        }
+    }
+}
+
+#[test]
+fn a_character_is_joined_by_no_more_than_a_few() {
+    let text = super::text_of(
+        [format!("ex\r\x1b[C{}\n", "\u{301}".repeat(1000)).as_bytes()],
+        TextOptions::default(),
+    );
+    assert!(text.starts_with("e\u{301}") && text.ends_with("x\n"));
+    assert!(text.len() < 70, "{} bytes", text.len());
 }
 
 #[test]
@@ -208,6 +241,12 @@ fn sources_are_bounded_in_number_and_in_bytes() {
     assert_eq!(given + view.open_lines().len(), 5000);
     // The oldest went first.
     assert_eq!(view.open_lines().last().unwrap().task, Some(task(4999)));
+
+    let mut view = TextView::new(TextOptions::default());
+    for seq in 1..=1000 {
+        view.feed(BOOT, &output(seq, 1, Stream::Pty, "a\n"), |_| {});
+    }
+    assert_eq!(view.open_lines().len(), 256);
 
     let mut view = TextView::new(TextOptions::default());
     let text = "0123456789abcde\n".repeat(4096);

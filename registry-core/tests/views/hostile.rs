@@ -126,6 +126,7 @@ fn no_stream_costs_more_than_its_length() {
         "\x1b[D",
         "\x1b[3G\x1b[2G",
         "\x1b[A\r\x1b[4095Cx\n",
+        "\x1b[A\x1b[4095Cx",
         "x\n\x1b[2A",
         "\r\x1b[4095Cx\n",
     ];
