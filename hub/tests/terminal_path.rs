@@ -5,7 +5,7 @@
 #[path = "terminal_path/views.rs"]
 mod views;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -39,6 +39,8 @@ const DEADLINE: Duration = Duration::from_secs(30);
 struct Door {
     log: SqliteTerminalLog,
     open: watch::Sender<bool>,
+    /// After which cursors was read.
+    reads: Mutex<Vec<Cursor>>,
 }
 
 #[async_trait]
@@ -51,6 +53,7 @@ impl TerminalLog for Door {
         self.log.append(run).await
     }
     async fn read(&self, node: &NodeId, after: Cursor, max_bytes: usize) -> StoreResult<LogPage> {
+        self.reads.lock().unwrap().push(after);
         self.log.read(node, after, max_bytes).await
     }
     async fn cursor_before_tail(&self, node: &NodeId, bytes: u64) -> StoreResult<Cursor> {
@@ -80,6 +83,7 @@ impl TerminalLog for Door {
 struct World {
     _dir: TempDir,
     door: Arc<Door>,
+    store: Arc<dyn Store>,
     ingest: Ingest,
     terminal: Terminal,
     principal: Principal,
@@ -97,7 +101,7 @@ impl World {
         let store: Arc<dyn Store> =
             Arc::new(SqliteStore::open(&dir.path().join("muster.db"), clock.clone()).unwrap());
         let log = SqliteTerminalLog::open(&dir.path().join("terminal.db"), clock.clone()).unwrap();
-        let door = Arc::new(Door { log, open: watch::Sender::new(true) });
+        let door = Arc::new(Door { log, open: watch::Sender::new(true), reads: Mutex::default() });
         let terminal_log: Arc<dyn TerminalLog> = door.clone();
         let registry = Arc::new(Registry::new(RegistryConfig::default(), clock.clone()));
         let user = UserId::new("default").unwrap();
@@ -123,10 +127,17 @@ impl World {
         let mesh =
             Mesh::new(store.clone(), registry, ingest.clone(), book.clone(), auth.clone(), clock.clone());
         let draining = CancellationToken::new();
-        let terminal =
-            Terminal::new(mesh, ingest.clone(), store, book, auth, draining, Views::new(metrics, clock));
+        let terminal = Terminal::new(
+            mesh,
+            ingest.clone(),
+            store.clone(),
+            book,
+            auth,
+            draining,
+            Views::new(metrics, clock),
+        );
         let log = ingest.node(&node);
-        Self { _dir: dir, door, ingest, terminal, principal, node, log }
+        Self { _dir: dir, door, store, ingest, terminal, principal, node, log }
     }
 
     async fn with_boot() -> Self {
