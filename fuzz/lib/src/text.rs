@@ -108,28 +108,37 @@ fn pieces(boot: Boot, frame: &Frame, cuts: Cuts<3>) -> Vec<(Boot, Frame)> {
     cuts.of(data).map(|data| (boot, Frame { kind: piece(data), ..frame.clone() })).collect()
 }
 
-/// The lines of each source when its bytes are a stream of their own.
+/// The lines of each source when its bytes are a stream of their own, up to each end.
 fn of_streams(options: TextOptions, frames: &[(Boot, Frame)]) -> HashMap<Source, Vec<Said>> {
-    let mut streams: HashMap<Source, (TextStream, Vec<Said>)> = HashMap::new();
-    let finish = |(stream, said): &mut (TextStream, Vec<Said>)| {
-        stream.finish(|text, ended| said.push((text.to_owned(), ended)));
-    };
+    let mut said: HashMap<Source, Vec<Said>> = HashMap::new();
+    let mut streams: HashMap<Source, TextStream> = HashMap::new();
     for (_, frame) in frames {
         match &frame.kind {
             FrameKind::Output { stream, data } => {
                 let source = (frame.task, *stream);
-                let new = || (TextStream::new(options), Vec::new());
-                let (stream, said) = streams.entry(source).or_insert_with(new);
-                stream.feed(data, |text, ended| said.push((text.to_owned(), ended)));
+                // A view does not hold back what comes out of pipes.
+                let options = if *stream == Stream::Pty { options } else { TextOptions::follow() };
+                let of_source = said.entry(source).or_default();
+                let stream = streams.entry(source).or_insert_with(|| TextStream::new(options));
+                stream.feed(data, |text, ended| of_source.push((text.to_owned(), ended)));
             }
-            FrameKind::Ended(_) => {
-                streams.iter_mut().filter(|((task, _), _)| *task == frame.task).for_each(|(_, s)| finish(s));
-            }
-            FrameKind::Gap { .. } | FrameKind::Closed => streams.values_mut().for_each(finish),
+            FrameKind::Ended(_) => end(&mut streams, &mut said, |(task, _)| *task == frame.task),
+            FrameKind::Gap { .. } | FrameKind::Closed => end(&mut streams, &mut said, |_| true),
             _ => {}
         }
     }
-    streams.values_mut().for_each(finish);
-    let said = streams.into_iter().map(|(source, (_, said))| (source, said));
-    said.filter(|(_, said)| !said.is_empty()).collect()
+    end(&mut streams, &mut said, |_| true);
+    said.retain(|_, said| !said.is_empty());
+    said
+}
+
+fn end(
+    streams: &mut HashMap<Source, TextStream>,
+    said: &mut HashMap<Source, Vec<Said>>,
+    over: impl Fn(&Source) -> bool,
+) {
+    for (source, mut stream) in streams.extract_if(|source, _| over(source)) {
+        let said = said.entry(source).or_default();
+        stream.finish(|text, ended| said.push((text.to_owned(), ended)));
+    }
 }
