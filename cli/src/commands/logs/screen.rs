@@ -42,11 +42,16 @@ pub(super) async fn show(
         let text = output::json_text(&screen_json(&shown), true)? + "\n";
         return console.write(To::Stdout, Bytes::from(text)).await;
     }
+    print(console, &shown).await
+}
+
+/// The screen as plain lines.
+async fn print(console: &Console, shown: &pb::ViewScreenResponse) -> Result<(), Failure> {
     let used = shown.lines.iter().rposition(|line| !line.is_empty()).map_or(0, |last| last + 1);
     let lines = shown.scrollback.iter().chain(&shown.lines[..used]);
     let text: String = lines.map(|line| format!("{line}\n")).collect();
     console.write(To::Stdout, Bytes::from(text)).await?;
-    console.note(&sentence(&shown)).await;
+    console.note(&sentence(shown)).await;
     Ok(())
 }
 
@@ -79,7 +84,8 @@ async fn draw(
     let mut items = follow::follow(hub, reading, args.reconnect.patience, clock);
     progress.alternate_screen = true;
     console.write(To::Stdout, Bytes::from_static(ENTER)).await?;
-    console.write(To::Stdout, drawing(&first, &args.node)).await?;
+    console.write(To::Stdout, drawing(&first, &args.node, tty::size_or_usual())).await?;
+    let mut last = first;
     let mut changed = false;
     let mut next = Instant::now() + REDRAW;
     loop {
@@ -88,7 +94,8 @@ async fn draw(
             () = tokio::time::sleep_until(next), if changed => {
                 // A hub that is away is told of by the other stream, which waits for it.
                 if let Ok(shown) = ask(hub, args, task_id.clone()).await {
-                    console.write(To::Stdout, drawing(&shown, &args.node)).await?;
+                    console.write(To::Stdout, drawing(&shown, &args.node, tty::size_or_usual())).await?;
+                    last = shown;
                 }
                 changed = false;
                 next = Instant::now() + REDRAW;
@@ -106,27 +113,33 @@ async fn draw(
             Some(Err(stopped)) => return Err(stopped.failure),
         }
     }
+    // What was drawn goes with the alternate screen: how it looked in the end stays.
+    if changed || last.task.as_ref().is_none_or(|task| task.state() != pb::TaskState::Ended) {
+        last = ask(hub, args, task_id).await.unwrap_or(last);
+    }
     console.write(To::Stdout, progress.leave()).await?;
+    print(console, &last).await?;
     console.note("the task is over").await;
     Ok(())
 }
 
 /// What turns the local screen into the one that is shown, with a line of ours below it.
-fn drawing(shown: &pb::ViewScreenResponse, node: &str) -> Bytes {
-    let (columns, rows) = tty::size_or_usual();
+fn drawing(shown: &pb::ViewScreenResponse, node: &str, (columns, rows): (u32, u32)) -> Bytes {
     let (columns, rows) = (columns as usize, (rows as usize).saturating_sub(1).max(1));
     let cursor_row = shown.cursor_row as usize;
-    // Of a screen that is taller than ours, the part with the cursor.
-    let top = (cursor_row + 1).saturating_sub(rows);
+    // Of a screen that is taller than ours, the part with the cursor; who hides it draws from the top.
+    let top = if shown.cursor_visible { (cursor_row + 1).saturating_sub(rows) } else { 0 };
     // Drawn as one, where the terminal knows that (mode 2026).
     let mut out = "\x1b[?2026h\x1b[?25l\x1b[H".to_owned();
     for row in 0..rows {
         let line = shown.lines.get(top + row).map_or("", String::as_str);
+        // Erased first: behind a line that fills its row, some terminals would erase its last column.
+        out.push_str("\x1b[K");
         out.push_str(&cut(line, columns));
-        out.push_str("\x1b[K\r\n");
+        out.push_str("\r\n");
     }
     let status = cut(&format!("{node}: {} (Ctrl-C leaves it alone)", sentence(shown)), columns);
-    out.push_str(&format!("\x1b[7m{status}\x1b[0m\x1b[K"));
+    out.push_str(&format!("\x1b[K\x1b[7m{status}\x1b[0m"));
     if shown.cursor_visible && cursor_row >= top && (shown.cursor_col as usize) < columns {
         out.push_str(&format!("\x1b[{};{}H\x1b[?25h", cursor_row - top + 1, shown.cursor_col + 1));
     }
@@ -186,4 +199,37 @@ fn screen_json(shown: &pb::ViewScreenResponse) -> Value {
         object.extend(more);
     }
     object
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn drawn(cursor_visible: bool, size: (u32, u32)) -> String {
+        let shown = pb::ViewScreenResponse {
+            lines: ["aaaa", "日本", "cc"].map(str::to_owned).to_vec(),
+            size: Some(pb::TerminalSize { rows: 3, cols: 4 }),
+            cursor_row: 2,
+            cursor_col: 1,
+            cursor_visible,
+            ..pb::ViewScreenResponse::default()
+        };
+        String::from_utf8(drawing(&shown, "n", size).to_vec()).unwrap()
+    }
+
+    #[test]
+    fn a_row_is_erased_before_it_is_filled() {
+        let drawn = drawn(true, (4, 4));
+        assert!(
+            drawn.contains("\x1b[H\x1b[Kaaaa\r\n\x1b[K日本\r\n\x1b[Kcc\r\n\x1b[K\x1b[7mn: s\x1b[0m\x1b[3;2H"),
+            "{drawn:?}"
+        );
+    }
+
+    #[test]
+    fn of_a_taller_screen_the_part_with_the_cursor_is_drawn_or_the_top() {
+        let (shown, hidden) = (drawn(true, (80, 3)), drawn(false, (80, 3)));
+        assert!(!shown.contains("aaaa") && shown.contains("cc"), "{shown:?}");
+        assert!(hidden.contains("aaaa") && !hidden.contains("cc"), "{hidden:?}");
+    }
 }
