@@ -53,7 +53,7 @@ impl Sizes {
     /// Completes when a size is asked for; never when nobody can ask any more.
     pub(super) async fn asked(&mut self) {
         if self.asked.changed().await.is_err() {
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     }
 
