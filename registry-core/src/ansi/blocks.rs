@@ -303,7 +303,8 @@ impl Run<'_, '_> {
 unsafe fn copy_plain<P: Processor>(p: P, mut rest: &[u8], mut to: *mut u8) -> (&[u8], *mut u8) {
     let mut ascii = true;
     while let Some(bytes) = rest.first_chunk::<{ STRETCH + 1 }>() {
-        if !p.is_plain(bytes, &mut ascii) {
+        // A last C2 is held back: what is kept next may not be what follows it.
+        if bytes[STRETCH - 1] == C2 || !p.is_plain(bytes, &mut ascii) {
             break;
         }
         // SAFETY: the caller made room.

@@ -197,6 +197,29 @@ proptest! {
     }
 }
 
+/// Whatever a run of text is looked at by, its last byte may be the first of a character whose second does not come.
+#[test]
+fn what_ends_a_run_of_any_length_is_seen() {
+    for length in 0..600 {
+        for end in [
+            &b"\xc2\x1b\x81"[..],
+            b"\xc2\x07\x81",
+            b"\xc2",
+            b"\xc2\x85",
+            b"\xc2\xa9",
+            b"\x1b",
+            b"\x9b",
+            b"\x7f",
+        ] {
+            let input = [&b"a".repeat(length), end, &b"b".repeat(300)].concat();
+            let (expected, counters) = oracle::strip(&input, DEFAULT_CAP_BYTES);
+            let (out, met) = strip_pieces([&input[..]], DEFAULT_CAP_BYTES);
+            assert_eq!((show(&out), met), (show(&expected), counters), "{} behind {length}", show(end));
+            assert_eq!(show(&strip(&input)), show(&expected), "{} behind {length}", show(end));
+        }
+    }
+}
+
 /// Each of these makes a scanner that looks ahead and comes back do so over and over. Were that quadratic, the test
 /// would take many minutes instead of seconds.
 #[test]
