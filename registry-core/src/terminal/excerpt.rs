@@ -33,8 +33,8 @@ pub struct Excerpt {
 ///     excerpt.push(&format!("line {number}\n"), Cursor::START);
 /// }
 /// let excerpt = excerpt.finish();
-/// assert_eq!((&*excerpt.head, &*excerpt.tail), ("line 1\nlin", "\nline 100\n"));
-/// assert_eq!(excerpt.omitted_bytes, 792 - 20);
+/// assert_eq!((&*excerpt.head, &*excerpt.tail), ("line 1\nlin", "line 100\n"));
+/// assert_eq!(excerpt.omitted_bytes, 792 - 19);
 /// ```
 #[derive(Clone, Debug)]
 pub struct ExcerptBuilder {
@@ -191,7 +191,7 @@ mod tests {
         assert_eq!((&*head, &*tail, omitted, after), ("0123456\n", "lmnopqrs", 14, Some(1)));
         // Too far away for a whole line.
         let (head, tail, omitted, after) = ends(&["012345\n", "789abcdefghij", "k\nlmnopqr"], 20);
-        assert_eq!((&*head, &*tail, omitted, after), ("012345\n789", "k\nlmnopqr", 9, Some(1)));
+        assert_eq!((&*head, &*tail, omitted, after), ("012345\n789", "jk\nlmnopqr", 9, Some(1)));
         // The line behind the head begins where the head ends.
         let (head, _, _, after) = ends(&["0123456789", "\n", "b", &"x".repeat(99)], 22);
         assert_eq!((&*head, after), ("0123456789\n", Some(2)));

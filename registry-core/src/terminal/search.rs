@@ -104,7 +104,7 @@ pub struct Search {
 
 #[derive(Clone, Debug)]
 enum Matcher {
-    Text(Finder<'static>),
+    Text(Box<Finder<'static>>),
     Regex(Regex),
 }
 
@@ -121,7 +121,7 @@ impl Search {
             return Err(SearchError::TooLarge);
         }
         let matcher = match (options.regex, options.ignore_case) {
-            (false, false) => Matcher::Text(Finder::new(&options.pattern).into_owned()),
+            (false, false) => Matcher::Text(Box::new(Finder::new(&options.pattern).into_owned())),
             (false, true) => Matcher::Regex(compile(&regex::escape(&options.pattern), true)?),
             (true, ignore_case) => Matcher::Regex(compile(&options.pattern, ignore_case)?),
         };

@@ -78,7 +78,7 @@ fn full_screens_hide_nothing_and_leave_no_controls() {
 /// `cargo test --release -p registry-core --test views -- --ignored speed --nocapture`
 #[test]
 #[ignore = "measures"]
-#[expect(clippy::disallowed_methods, clippy::print_stdout, reason = "it measures")]
+#[expect(clippy::disallowed_methods, reason = "it measures")]
 fn speed() {
     const PIECE: usize = 64 * 1024;
     for name in [

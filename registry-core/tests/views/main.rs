@@ -1,5 +1,7 @@
 //! The views that are made of lines: text, its excerpt, and the search in it.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 mod captures;
 mod cases;
 mod frames;

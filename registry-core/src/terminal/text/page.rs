@@ -449,8 +449,8 @@ fn before_last_lines(text: &str, lines: usize) -> usize {
     if lines == 0 {
         return 0;
     }
-    let ends = memchr::memrchr_iter(b'\n', text.as_bytes());
-    ends.skip(lines).next().map_or(0, |end| end + 1)
+    let mut ends = memchr::memrchr_iter(b'\n', text.as_bytes());
+    ends.nth(lines).map_or(0, |end| end + 1)
 }
 
 /// How many bytes at the start of `text` are no controls, or are TABs: eight at a time.

@@ -48,6 +48,7 @@ struct Cell {
     /// The character that begins here, or [`CONTINUED`].
     c: char,
     /// Zero-width characters that joined it.
+    #[expect(clippy::box_collection, reason = "few cells have any, and a line has many cells")]
     joined: Option<Box<String>>,
 }
 

@@ -25,7 +25,7 @@ impl Page {
                 self.move_to(column + usize::from(n));
             }
             Edit::EraseBefore | Edit::InsertColumns(_) | Edit::DeleteColumns(_) | Edit::EraseColumns(_) => {
-                self.edit_cells(edit, give)
+                self.edit_cells(edit, give);
             }
             Edit::NewLine => self.line_feed(give),
             Edit::Jump => self.jump(give),
