@@ -146,6 +146,11 @@ impl Editor {
         self.climbs
     }
 
+    /// Nothing is open, and nothing held back.
+    pub(crate) fn is_fresh(&self) -> bool {
+        self.machine.in_text()
+    }
+
     /// Ends the stream, as [`Stripper::finish`](super::Stripper::finish) does.
     pub(crate) fn finish(&mut self, out: &mut Vec<u8>) {
         self.machine.finish(out);

@@ -26,8 +26,9 @@ const MAX_PIECE_BYTES: usize = super::MAX_FRAME_DATA_BYTES;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TextOptions {
     /// The last lines of each PTY that are not final yet, because the cursor may move up to them; at most
-    /// [`MAX_WINDOW_LINES`]. A source that moves up further than this holds as many lines as that from then on. Pipes
-    /// begin with none: the lines of a task's stdout and stderr come in the order in which they ended.
+    /// [`MAX_WINDOW_LINES`]. A source that moves up further than this holds as many lines as that, until it has printed
+    /// a thousand without moving up again, or its screen is cleared. Pipes begin with none: the lines of a task's stdout
+    /// and stderr come in the order in which they ended.
     pub window: usize,
 }
 
@@ -174,6 +175,26 @@ impl TextView {
     #[must_use]
     pub fn approximate_bytes(&self) -> usize {
         self.held
+    }
+
+    /// A new view that goes on from here gives the same lines: nothing is held back, no sequence or character is open, and
+    /// no cursor's place is remembered.
+    #[must_use]
+    pub fn is_fresh(&self) -> bool {
+        self.sources.values().all(Source::is_fresh)
+    }
+
+    /// Goes on with other options, as when a reader has caught up and follows from now on: what they hold back no longer
+    /// is final.
+    pub fn narrow(&mut self, options: TextOptions, mut lines: impl FnMut(LineRef<'_>)) {
+        self.options = options;
+        for key in self.by_silence() {
+            if let Some(source) = self.sources.get_mut(&key).filter(|_| key.1 == Stream::Pty) {
+                source.page.narrow(options.window, &mut |line| lines(line.of(key)));
+                let held = std::mem::replace(&mut source.held, source.page.weight());
+                self.held = self.held - held + source.held;
+            }
+        }
     }
 
     /// Nothing follows: everything that is open is final.
@@ -327,6 +348,10 @@ impl Source {
             let text = decode(&scratch.marked, &mut scratch.lossy, &mut self.partial);
             self.page.feed(at, text, climbs, give);
         }
+    }
+
+    fn is_fresh(&self) -> bool {
+        self.partial.is_empty() && self.editor.is_fresh() && self.page.is_new()
     }
 
     fn finish(&mut self, scratch: &mut Scratch, give: &mut Give<'_>) {

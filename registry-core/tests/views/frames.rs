@@ -262,3 +262,42 @@ fn sources_are_bounded_in_number_and_in_bytes() {
     assert_eq!(given, fed);
     assert_eq!(view.approximate_bytes(), 0);
 }
+
+#[test]
+fn a_view_is_fresh_where_a_new_one_could_go_on() {
+    let mut view = TextView::new(TextOptions::follow());
+    let mut seq = 0;
+    let mut fresh = |data: &'static [u8]| {
+        seq += 1;
+        let kind = FrameKind::Output { stream: Stream::Pty, data: bytes::Bytes::from_static(data) };
+        view.feed(Boot(1), &Frame { seq, at_unix_ms: 0, task: None, kind }, |_| {});
+        view.is_fresh()
+    };
+    assert!(fresh(b"a line\n"));
+    assert!(!fresh(b"open"));
+    assert!(fresh(b" line\n"));
+    assert!(!fresh(b"\x1b[3"), "a sequence is open");
+    assert!(fresh(b"1m"));
+    assert!(!fresh(b"\xe2"), "a character is open");
+    assert!(fresh(b"\x82\xac\n"));
+    assert!(!fresh(b"\x1b7"), "a place is remembered");
+    assert!(!fresh(b"\x1b8 "), "and still is");
+    assert!(fresh(&[b'\n'; 2_000]), "not for ever");
+    assert!(!fresh(b"a\nb\n\x1b[2Ac\n\n"), "the cursor may move up again");
+    assert!(fresh(b"\x1b[H\x1b[2J"), "not on a screen that was cleared");
+}
+
+#[test]
+fn who_has_caught_up_holds_less() {
+    let mut view = TextView::new(TextOptions::default());
+    let data = bytes::Bytes::from_static(b"one\ntwo\x1b[1Athree\n\nfour");
+    let kind = FrameKind::Output { stream: Stream::Pty, data };
+    let mut lines = Vec::new();
+    view.feed(Boot(1), &Frame { seq: 1, at_unix_ms: 0, task: None, kind }, |line| {
+        lines.push(line.text.to_owned())
+    });
+    assert_eq!(lines, [""; 0], "all are held");
+    view.narrow(TextOptions::follow(), |line| lines.push(line.text.to_owned()));
+    assert_eq!(lines, ["onethree", "two"]);
+    assert_eq!(view.open_lines().iter().map(|line| line.text.as_str()).collect::<Vec<_>>(), ["four"]);
+}

@@ -1,9 +1,13 @@
 //! The last lines of one source, which it may still rewrite, and the cursor in them.
 
+mod allowance;
 mod moves;
+#[cfg(test)]
+mod tests;
 
 use std::collections::VecDeque;
 
+use self::allowance::Allowance;
 use super::MAX_LINE_BYTES;
 use super::MAX_WINDOW_LINES;
 use super::row::{MAX_COLUMNS, MAX_EDIT_BYTES, Row, width};
@@ -12,6 +16,10 @@ use crate::id::Cursor;
 
 /// What a source may hold of lines that are not final, in bytes; more than that is final whatever the window.
 const MAX_SOURCE_BYTES: usize = 128 * 1024;
+/// Lines that follow one another without the cursor moving up or its place being saved; after so many, a source is held
+/// to its first window again.
+const CALM_LINES: u32 = 1_000;
+
 /// A line that is final.
 pub(super) struct Final<'a> {
     pub(super) text: &'a str,
@@ -37,6 +45,11 @@ pub(super) struct Page {
     over: String,
     /// So many rows above the last are held.
     window: usize,
+    /// So many were in the beginning.
+    first_window: usize,
+    /// Lines since the cursor moved up.
+    calm: u32,
+    allowance: Allowance,
     /// The weight of the rows but the current one.
     held: usize,
     saved: Option<Saved>,
@@ -75,6 +88,9 @@ impl Page {
             at: At::End,
             over: String::new(),
             window: window.min(MAX_WINDOW_LINES),
+            first_window: window.min(MAX_WINDOW_LINES),
+            calm: 0,
+            allowance: Allowance::default(),
             held: 0,
             saved: None,
             aside: None,
@@ -87,12 +103,13 @@ impl Page {
     /// Takes text with marks, which came in the frame `now`. Without `climbs`, none of them moves the cursor up.
     pub(super) fn feed(&mut self, now: Cursor, text: &str, climbs: bool, give: &mut Give<'_>) {
         self.now = now;
+        self.allowance.earn(text.len());
         // Lines that so many others follow need not be held to be given after all.
         let passing = if climbs { 0 } else { before_last_lines(text, self.window) };
         if passing > 0 {
             let window = std::mem::take(&mut self.window);
             self.run(&text[..passing], give);
-            self.window = window;
+            self.window = if self.calm > CALM_LINES { self.first_window } else { window };
         }
         self.run(&text[passing..], give);
     }
@@ -152,6 +169,7 @@ impl Page {
             let first = self.rows[0].first.take().unwrap_or(self.now);
             give(Final { text: &text[..run], first, last: self.now, ended: true });
             self.base += 1;
+            self.line_passed(give);
             text = &text[run + end..];
         }
     }
@@ -168,7 +186,21 @@ impl Page {
         if let Some(row) = aside {
             give_row(&row, false, &mut self.scratch, give);
         }
-        *self = Self::new(self.window);
+        *self = Self::new(self.first_window);
+    }
+
+    /// It is as in the beginning, but for what its lines may still cost.
+    pub(super) fn is_new(&self) -> bool {
+        let beside = self.saved.is_some() || self.aside.is_some() || self.last_aside.is_some();
+        let one = self.rows.len() == 1 && self.rows[0].is_new() && self.at == At::End && self.over.is_empty();
+        one && !beside && self.window == self.first_window
+    }
+
+    /// From now on so many rows are held; those above are final.
+    pub(super) fn narrow(&mut self, window: usize, give: &mut Give<'_>) {
+        self.first_window = window.min(MAX_WINDOW_LINES);
+        self.window = self.first_window;
+        self.trim(give);
     }
 
     /// The lines as they stand, oldest first, what stands aside last.
@@ -310,6 +342,7 @@ impl Page {
     fn line_feed(&mut self, give: &mut Give<'_>) {
         self.leave_aside(give);
         self.touch().ended = true;
+        self.line_passed(give);
         if self.current + 1 < self.rows.len() {
             self.leave();
             self.current += 1;
@@ -319,6 +352,18 @@ impl Page {
             self.turn(give);
         } else {
             self.new_row_below(give);
+        }
+    }
+
+    /// What the cursor did long ago no longer counts.
+    fn line_passed(&mut self, give: &mut Give<'_>) {
+        self.calm = self.calm.saturating_add(1);
+        if self.calm > CALM_LINES {
+            self.saved = None;
+            if self.window > self.first_window {
+                self.window = self.first_window;
+                self.trim(give);
+            }
         }
     }
 

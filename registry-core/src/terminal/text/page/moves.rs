@@ -96,6 +96,11 @@ impl Page {
             self.new_row_below(give);
             return;
         }
+        // Each of them may touch all cells of the line, or have them made.
+        let cells = self.row_mut().columns();
+        if !self.allowance.spend(cells) {
+            return;
+        }
         let row = self.touch();
         match edit {
             Edit::EraseBefore => row.erase(0, column + 1),
@@ -112,14 +117,20 @@ impl Page {
         self.leave();
         let count = count.min(MAX_WINDOW_LINES);
         let room = (MAX_WINDOW_LINES + 1).saturating_sub(self.rows.len());
-        let missing = count.saturating_sub(self.current).min(room);
+        let missing = self.allowance.rows(count.saturating_sub(self.current).min(room));
         for _ in 0..missing {
             self.rows.push_front(Row::default());
         }
         self.base -= missing as i64;
         self.current = (self.current + missing).saturating_sub(count);
-        self.window = self.window.max(self.rows.len() - 1 - self.current);
+        self.hold();
         self.enter(column);
+    }
+
+    /// What is below the cursor may be rewritten, and is held from now on.
+    fn hold(&mut self) {
+        self.window = self.window.max(self.rows.len() - 1 - self.current);
+        self.calm = 0;
     }
 
     /// How much of the screen is below the last row nobody knows: moving on from there makes one new row.
@@ -141,13 +152,15 @@ impl Page {
     fn insert_lines(&mut self, count: usize, give: &mut Give<'_>) {
         self.leave_aside(give);
         let room = (MAX_WINDOW_LINES + 1).saturating_sub(self.rows.len());
-        let count = count.min(room);
+        // The rows below move.
+        let moved = self.rows.len() - self.current;
+        let count = if self.allowance.spend(moved) { self.allowance.rows(count.min(room)) } else { 0 };
         if count > 0 {
             self.leave();
             let below = self.rows.split_off(self.current);
             self.rows.extend(std::iter::repeat_with(Row::default).take(count));
             self.rows.extend(below);
-            self.window = self.window.max(self.rows.len() - 1 - self.current);
+            self.hold();
         } else {
             self.leave();
         }
@@ -157,6 +170,9 @@ impl Page {
     fn delete_lines(&mut self, count: usize, give: &mut Give<'_>) {
         self.leave_aside(give);
         self.leave();
+        if !self.allowance.spend(self.rows.len() - self.current) {
+            return self.enter(0);
+        }
         let end = (self.current + count).min(self.rows.len());
         for row in self.rows.drain(self.current..end) {
             self.held -= row.counted;
@@ -170,6 +186,7 @@ impl Page {
     fn save(&mut self) {
         if self.aside.is_none() {
             let column = self.column();
+            self.calm = 0;
             self.saved = Some(Saved { row: self.base + self.current as i64, column });
         }
     }
@@ -226,6 +243,8 @@ impl Page {
         }
         self.current = 0;
         self.rows[0].clear();
+        self.rows[0].first = None;
+        self.window = self.first_window;
         self.enter(0);
     }
 
