@@ -81,16 +81,37 @@ enum ViewName {
 }
 
 impl ViewName {
-    /// What a view can be answered as, best first.
+    /// What a view can be answered as, best first. A media type does not stand for another view than the one asked for.
     const fn offers(self) -> &'static [Representation] {
         use Representation::{Bytes, Events, Json, Text};
         match self {
-            Self::Raw | Self::Text => &[Json, Bytes, Text, Events],
+            Self::Raw => &[Json, Bytes, Events],
+            Self::Text => &[Json, Text, Events],
             Self::Screen => &[Json, Text],
             Self::Commands | Self::Search => &[Json],
         }
     }
+
+    /// The view's name, and the fields of the query that mean something to it.
+    const fn takes(self) -> (&'static str, &'static [&'static str]) {
+        const READ: &[&str] = &["since", "tail", "since_time", "task", "max_bytes", "follow"];
+        match self {
+            Self::Raw => ("raw", READ),
+            Self::Text => ("text", READ),
+            Self::Screen => ("screen", &["task", "scrollback_lines"]),
+            Self::Commands => ("commands", &["task", "limit", "max_bytes"]),
+            Self::Search => (
+                "search",
+                &["since", "tail", "since_time", "task", "q", "regex", "ignore_case", "max_hits"],
+            ),
+        }
+    }
 }
+
+/// What a terminal can be answered as when no view is named: then `text/plain` asks for text, and the others for what
+/// it was.
+const ANY_VIEW: &[Representation] =
+    &[Representation::Json, Representation::Bytes, Representation::Text, Representation::Events];
 
 impl Reading {
     fn task(&self) -> HubResult<Option<TaskId>> {
@@ -113,8 +134,48 @@ impl Reading {
             ViewName::Screen | ViewName::Commands | ViewName::Search if self.follow => {
                 refuse("follow", "only the views raw and text can be followed: ask for this one again")
             }
-            _ => Ok(()),
+            _ => {
+                let (name, takes) = view.takes();
+                match self.given().find(|field| !takes.contains(field)) {
+                    Some(field) => refuse(field, &format!("the view {name} takes only {}", takes.join(", "))),
+                    None => Ok(()),
+                }
+            }
         }
+    }
+
+    /// The fields that say something, but for the view.
+    fn given(&self) -> impl Iterator<Item = &'static str> {
+        let Self {
+            since,
+            tail,
+            since_time,
+            task,
+            max_bytes,
+            view: _,
+            follow,
+            scrollback_lines,
+            limit,
+            q,
+            regex,
+            ignore_case,
+            max_hits,
+        } = self;
+        let fields = [
+            ("since", since.is_some()),
+            ("tail", tail.is_some()),
+            ("since_time", since_time.is_some()),
+            ("task", task.is_some()),
+            ("max_bytes", max_bytes.is_some()),
+            ("follow", *follow),
+            ("scrollback_lines", scrollback_lines.is_some()),
+            ("limit", limit.is_some()),
+            ("q", q.is_some()),
+            ("regex", *regex),
+            ("ignore_case", *ignore_case),
+            ("max_hits", max_hits.is_some()),
+        ];
+        fields.into_iter().filter(|(_, given)| *given).map(|(field, _)| field)
     }
 }
 
@@ -128,8 +189,9 @@ pub(super) async fn read(
 ) -> HubResult<Response> {
     let view = reading.view.unwrap_or(ViewName::Raw);
     reading.check(view)?;
+    let offers = reading.view.map_or(ANY_VIEW, ViewName::offers);
     let representation =
-        if reading.follow { Representation::Events } else { negotiate::choose(&headers, view.offers())? };
+        if reading.follow { Representation::Events } else { negotiate::choose(&headers, offers)? };
     match view {
         ViewName::Raw | ViewName::Text => {}
         ViewName::Screen => return views::screen(&hub, &principal, node, reading, representation).await,

@@ -4,7 +4,7 @@ use muster_proto::v1;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
-use crate::world::{World, read};
+use crate::world::World;
 
 const PATH: &str = "/v1/nodes/one/terminal";
 
@@ -220,13 +220,76 @@ async fn what_makes_no_sense_is_refused_and_says_what_would() {
     }
     let (status, _) = world.get("/v1/nodes/nobody/terminal?view=commands").await;
     assert_eq!(status, StatusCode::NOT_FOUND);
-    let plain = world.request(Method::GET, &format!("{PATH}?view=commands")).header("accept", "text/plain");
-    assert_eq!(read(plain).await.0, StatusCode::NOT_ACCEPTABLE);
     // A task of another node is not to be seen through this one.
     let _other = world.agent("second").await;
     for view in ["commands", "screen", "search&q=x"] {
         let (status, problem) = world.get(&format!("/v1/nodes/second/terminal?view={view}&task={id}")).await;
         assert_eq!((status.as_u16(), &problem["field"]), (400, &json!("task")), "{view}: {problem}");
+    }
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn what_a_view_would_pass_over_is_refused() {
+    let world = World::start().await;
+    let _agent = world.agent("one").await;
+    world.run("one", &["say", "x"]).await;
+    for (query, field, takes) in [
+        ("view=screen&max_bytes=3&q=3", "max_bytes", "screen takes only task, scrollback_lines"),
+        ("view=screen&q=3", "q", "screen takes only"),
+        ("view=text&limit=3", "limit", "text takes only since, tail,"),
+        ("view=raw&scrollback_lines=3", "scrollback_lines", "raw takes only"),
+        ("max_hits=3", "max_hits", "raw takes only"),
+        ("view=text&regex=true", "regex", "text takes only"),
+        ("view=commands&ignore_case=true", "ignore_case", "commands takes only task, limit, max_bytes"),
+        ("view=search&q=x&max_bytes=4", "max_bytes", "max_hits"),
+        ("view=search", "q", "empty"),
+        ("view=search&q=(&regex=true", "q", "unclosed"),
+    ] {
+        let (status, problem) = world.get(&format!("{PATH}?{query}")).await;
+        let told = (status.as_u16(), problem["code"].as_str().unwrap(), problem["field"].as_str());
+        assert_eq!(told, (400, "invalid_argument", Some(field)), "{query}: {problem}");
+        assert!(problem["detail"].as_str().unwrap().contains(takes), "{query}: {problem}");
+    }
+    for query in
+        ["view=text&tail=3&max_bytes=4&regex=false", "view=search&q=x&tail=3", "view=commands&limit=1"]
+    {
+        assert_eq!(world.get(&format!("{PATH}?{query}")).await.0, StatusCode::OK, "{query}");
+    }
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn a_view_is_answered_as_what_it_is_or_not_at_all() {
+    let world = World::start().await;
+    let _agent = world.agent("one").await;
+    world.run("one", &["say", "\x1b[1mbold\x1b[m\n"]).await;
+    let get = async |query: &str, accept: &str| {
+        let request = world.request(Method::GET, &format!("{PATH}{query}")).header("accept", accept);
+        let response = request.send().await.unwrap();
+        (response.status().as_u16(), response.text().await.unwrap())
+    };
+    let (bytes, text) = ("application/octet-stream", "text/plain");
+    for (query, accept, expected) in [
+        ("", bytes, "\x1b[1mbold\x1b[m\n"),
+        ("", text, "bold\n"),
+        ("?view=raw", bytes, "\x1b[1mbold\x1b[m\n"),
+        ("?view=text", text, "bold\n"),
+        ("?view=text", "application/octet-stream, text/plain;q=0.1", "bold\n"),
+    ] {
+        assert_eq!(get(query, accept).await, (200, expected.to_owned()), "{query} {accept}");
+    }
+    for (query, accept, there_is) in [
+        ("?view=raw", text, "application/json or application/octet-stream or text/event-stream"),
+        ("?view=text", bytes, "application/json or text/plain or text/event-stream"),
+        ("?view=screen", "text/event-stream", "application/json or text/plain"),
+        ("?view=commands", text, "application/json"),
+        ("?view=search&q=x", text, "application/json"),
+    ] {
+        let (status, body) = get(query, accept).await;
+        let problem: Value = serde_json::from_str(&body).expect(&body);
+        assert_eq!((status, &problem["code"]), (406, &json!("not_acceptable")), "{query} {accept}");
+        assert_eq!(problem["detail"], format!("ask for {there_is}"), "{query} {accept}");
     }
     world.stop().await;
 }

@@ -9,7 +9,7 @@ use super::Reading;
 use super::negotiate::Representation;
 use super::whole::headers;
 use crate::auth::Principal;
-use crate::error::HubResult;
+use crate::error::{HubError, HubResult};
 use crate::hub::Hub;
 use crate::terminal::ReadSince;
 use crate::terminal::views::{
@@ -69,8 +69,14 @@ pub(super) async fn search(
         since,
         max_hits: reading.max_hits.unwrap_or_default(),
     };
-    let found = hub.terminal.search(principal, query).await?;
+    let found = hub.terminal.search(principal, query).await.map_err(in_query)?;
     Ok(axum::Json(found_json(&found)).into_response())
+}
+
+/// The pattern has a shorter name in an address. Of fields of one name the last one is told.
+fn in_query(error: HubError) -> HubError {
+    let pattern = error.fields().iter().any(|(name, value)| *name == "field" && value == "pattern");
+    if pattern { error.with("field", "q") } else { error }
 }
 
 fn screen_json(shown: &ScreenShown) -> Value {
