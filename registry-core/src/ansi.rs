@@ -148,7 +148,8 @@ pub fn strip_str(input: &str) -> Cow<'_, str> {
 /// ```
 pub fn strip_in_place(text: &mut Vec<u8>) {
     let path = Path::best();
-    let (mut from, mut to) = (path.clean_run(text), path.clean_run(text));
+    let mut from = path.clean_run(text);
+    let mut to = from;
     if from == text.len() {
         return;
     }

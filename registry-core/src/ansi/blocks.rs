@@ -69,9 +69,6 @@ pub(super) trait Processor: Copy {
     fn continuations(self, block: Self::Block) -> (u64, u64);
 
     /// Writes the kept bytes to the front of `room`, all of which may be written. Returns how many were kept.
-    ///
-    /// `room` may begin anywhere at or before `bytes`, as long as what is written from a part of `bytes` ends where
-    /// that part ends.
     fn compress(self, bytes: &[u8; BLOCK], block: Self::Block, keep: u64, room: &mut Room) -> usize;
 
     /// True when these bytes stay as they are; the one behind them is there to decide on the last. `ascii` says that they
