@@ -48,6 +48,9 @@ const CASES: &[(&str, &str)] = &[
 /// What is no UTF-8.
 const BROKEN: &[u8] = b"\xff\x9b31m\xc2\x1b[m\x9b31m\xe2\x82\x1b[m\xac\xc2\xc2\xc2\x07\x9c\xed\xa0\x80\xf0\x9f\x1b]0;\xe2\x80\x9c\x07\xc2";
 
+/// Repeated, longer than what the stripper looks at together, with the first byte of C1 controls all over.
+const LATIN: &str = "Und so weiter: 20 °C, «ja», ½ Maß, 3 §§, 2 µm; 5 £. ";
+
 /// The begins of inputs, as their targets' documentation tells: cuts small and large, a default and a small cap; two
 /// tasks in turn, one with all; a small screen that changes, and a usual one.
 const STRIP: [&[u8]; 2] = [&[0, 0, 200, 200, 200], &[200, 1, 5, 64, 17]];
@@ -95,6 +98,7 @@ fn texts() -> io::Result<Vec<(String, Vec<u8>)>> {
     let case = |(name, text): &(&str, &str)| ((*name).to_owned(), text.as_bytes().to_vec());
     let mut texts: Vec<_> = CASES.iter().map(case).collect();
     texts.push(("broken".to_owned(), BROKEN.to_vec()));
+    texts.push(("latin".to_owned(), LATIN.repeat(8).into_bytes()));
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../registry-core/tests/corpus");
     let mut files: Vec<_> = folder.read_dir()?.map(|entry| Ok(entry?.path())).collect::<io::Result<_>>()?;
     files.sort();

@@ -1,6 +1,6 @@
 //! The screen view: what a terminal shows, however its output was cut, with new sizes in between.
 //!
-//! Input: [`Choices`], then the text. Of the sizes one is used at the begin of each piece.
+//! Input: `Choices`, then the text. Of the sizes one is used at the begin of each piece.
 
 use arbitrary::{Arbitrary, Unstructured};
 use registry_core::terminal::screen::{

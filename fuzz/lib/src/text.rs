@@ -1,6 +1,6 @@
 //! The text view: lines out of frames of several tasks, however the output was cut; and the views that are made of lines.
 //!
-//! Input: [`Choices`], of which the first byte chooses the window, then the text.
+//! Input: `Choices`, of which the first byte chooses the window, then the text.
 
 mod views;
 
