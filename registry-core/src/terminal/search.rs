@@ -174,6 +174,11 @@ impl Search {
         &self.hits
     }
 
+    /// The hits since this was asked last. They no longer count towards the most that are wanted.
+    pub fn take_hits(&mut self) -> Vec<Hit> {
+        std::mem::take(&mut self.hits)
+    }
+
     /// The hits.
     #[must_use]
     pub fn into_hits(self) -> Vec<Hit> {

@@ -23,9 +23,6 @@ const MAX_TEXT_BYTES: u64 = 64 * 1024 * 1024;
 /// How many frames before its begin a search reads, to see whole the lines that end behind it: a longer pause in the
 /// middle of a line is rare. At most half of what one search reads, so that it always gets on.
 const LOOK_BACK_FRAMES: u64 = 128;
-/// Hits beyond those that are wanted that are held before they are only counted: few enough to cost nothing, and so
-/// many that making the search anew is seldom.
-const MAX_BEYOND: usize = 256;
 
 /// What to look for, and where.
 #[derive(Clone, Debug, Default)]
@@ -260,24 +257,119 @@ fn refused(error: &SearchError) -> HubError {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+    use proptest::prelude::*;
     use registry_core::Stream;
 
     use super::*;
 
-    #[test]
-    fn hits_beyond_those_that_are_wanted_are_counted_and_not_kept() {
-        let options = SearchOptions { pattern: "^y$".to_owned(), regex: true, ..unbounded() };
-        let mut searching = Searching::new(Search::new(&options).unwrap(), 10);
-        for text in ["y", "no"].repeat(5_000) {
-            let at = Cursor::START;
-            let line = LineRef { text, task: None, stream: Stream::Pty, first: at, last: at, ended: true };
-            searching.look(&line);
-            assert!(searching.beyond.hits().len() <= MAX_BEYOND);
-        }
-        assert_eq!((searching.search.hits().len(), searching.omitted()), (10, 4_990));
+    const BOOT: Boot = Boot(7);
+
+    fn frame(seq: u64, stream: Stream, data: &str) -> Arc<Frame> {
+        let kind = FrameKind::Output { stream, data: Bytes::copy_from_slice(data.as_bytes()) };
+        Arc::new(Frame { seq, at_unix_ms: seq, task: None, kind })
     }
 
-    fn unbounded() -> SearchOptions {
-        SearchOptions { max_hits: usize::MAX, max_bytes: u64::MAX, ..SearchOptions::default() }
+    fn looking(pattern: &str, after: Cursor, max_hits: usize) -> Looking {
+        let regex = true;
+        let options = SearchOptions { pattern: pattern.to_owned(), regex, ..SearchOptions::default() };
+        let options = SearchOptions { max_hits: usize::MAX, ..options };
+        Looking::new(Search::new(&options).unwrap(), None, after, max_hits)
+    }
+
+    /// Texts of hits in pages of `max_hits`, which also end behind so many frames; and how many were omitted.
+    fn pages(frames: &[Arc<Frame>], pattern: &str, max_hits: usize, stretch: usize) -> (Vec<String>, u64) {
+        let (mut found, mut omitted, mut after) = (Vec::new(), 0, Cursor::new(BOOT, 0));
+        let end = frames.last().map_or(after, |frame| frame.cursor(BOOT));
+        while after < end {
+            let begin = frames.iter().position(|frame| frame.cursor(BOOT) > look_back(after)).unwrap();
+            let new = frames.iter().position(|frame| frame.cursor(BOOT) > after).unwrap();
+            let page = &frames[begin..frames.len().min(new + stretch)];
+            let mut looking = looking(pattern, after, max_hits);
+            let _ = looking.take(BOOT, page);
+            let stopped = looking.stopped.unwrap_or(page.last().unwrap().cursor(BOOT));
+            looking.finish(stopped, stopped < end);
+            let last = looking.kept.last_whole().unwrap_or(stopped);
+            assert!(last > after, "it gets on");
+            after = last;
+            omitted += looking.kept.omitted;
+            found.extend(looking.kept.into_hits().into_iter().map(|hit| hit.text));
+        }
+        (found, omitted)
+    }
+
+    #[test]
+    fn a_line_that_is_open_where_a_search_stops_is_found_by_the_next_one_and_once() {
+        let texts = ["needle-first one\nneedle-fi", "rst two\n", "needle-first three\nneedle-first", " four"];
+        for stream in [Stream::Stdout, Stream::Pty] {
+            let frames: Vec<_> = (1..).zip(texts).map(|(seq, data)| frame(seq, stream, data)).collect();
+            let all = ["one", "two", "three", "four"].map(|n| format!("needle-first {n}"));
+            for (max_hits, stretch) in [(1, 9), (2, 9), (9, 1), (9, 2), (9, 9)] {
+                let found = pages(&frames, "^needle-first", max_hits, stretch);
+                assert_eq!(found, (all.to_vec(), 0), "{max_hits} hits, {stretch} frames, {stream:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_line_that_stays_open_for_long_is_found_as_it_stood() {
+        let mut frames = vec![frame(1, Stream::Pty, "needle $ ")];
+        let others = 2 + 3 * LOOK_BACK_FRAMES;
+        frames.extend((2..others).map(|seq| frame(seq, Stream::Stdout, "hay\n")));
+        frames.push(frame(others, Stream::Pty, "ls\n"));
+        let (found, _) = pages(&frames, "needle", 100, 2 * LOOK_BACK_FRAMES as usize);
+        assert_eq!(found, ["needle $ "]);
+    }
+
+    #[test]
+    fn what_was_written_over_is_not_found() {
+        let bars = "a: Pulling fs layer\r\nb: Pulling fs layer\r\n\x1b[2Aa: done\x1b[K\r\nb: done\x1b[K\r\n";
+        let (found, _) = pages(&[frame(1, Stream::Pty, bars)], "Pulling|done", 100, 9);
+        assert_eq!(found, ["a: done", "b: done"]);
+    }
+
+    #[test]
+    fn hits_without_room_come_later_or_are_counted_and_are_not_kept() {
+        let frames: Vec<_> = (1..=3).map(|seq| frame(seq, Stream::Pty, &"y\n".repeat(5_000))).collect();
+        let (found, omitted) = pages(&frames, "^y$", 10, 9);
+        assert_eq!((found.len(), omitted), (30, 3 * 4_990));
+        let mut looking = looking("^y$", Cursor::new(BOOT, 0), 10);
+        let _ = looking.take(BOOT, &frames[..1]);
+        assert!(looking.kept.hits.len() <= 21, "{} are kept", looking.kept.hits.len());
+        // Lines of a PTY are held for long; there is room for the first two frames' all the same.
+        let frames: Vec<_> = (1..=5).map(|seq| frame(seq, Stream::Pty, "y\nno\n")).collect();
+        assert_eq!(pages(&frames, "^y$", 2, 9), (vec!["y".to_owned(); 5], 0));
+    }
+
+    proptest! {
+        /// However output is cut into frames, and searches into pages: each line once.
+        #[test]
+        fn going_on_misses_nothing_and_repeats_nothing(
+            cuts in prop::collection::vec((1_usize..12, any::<bool>()), 1..200),
+            max_hits in 1_usize..6,
+            stretch in 1_usize..9,
+        ) {
+            let text = |name: &str| (0..60).map(|n| format!("{name} needle {n}\r\nhay\r\n")).collect::<String>();
+            let mut rest = [(Stream::Stdout, text("out")), (Stream::Pty, text("pty"))];
+            let (mut frames, mut written) = (Vec::new(), [String::new(), String::new()]);
+            for (seq, (len, which)) in (1..).zip(cuts) {
+                let (stream, text) = &mut rest[usize::from(which)];
+                let data: String = text.drain(..len).collect();
+                frames.push(frame(seq, *stream, &data));
+                written[usize::from(which)].push_str(&data);
+            }
+            let (mut found, omitted) = pages(&frames, "needle", max_hits, stretch);
+            let mut all: Vec<&str> = written.iter().flat_map(|text| text.lines()).map(|line| line.trim_end_matches('\r')).collect();
+            all.retain(|line| line.contains("needle"));
+            // Lines that nothing ever ends all belong to the last frame.
+            let unended = written.iter().filter(|text| !text.ends_with('\n')).count() as u64;
+            prop_assert!(omitted <= unended, "{} omitted", omitted);
+            all.sort_unstable();
+            found.sort_unstable();
+            prop_assert_eq!(found.len() as u64 + omitted, all.len() as u64);
+            if omitted == 0 {
+                prop_assert_eq!(found, all);
+            }
+        }
     }
 }
