@@ -16,6 +16,7 @@ use std::mem::MaybeUninit;
 
 use super::machine::{BEL, C2, ESC, Machine, State};
 use super::portable;
+use super::steps::MAX_STEPS;
 
 /// How many bytes a block has: one for each bit of a mask.
 pub(super) const BLOCK: usize = 64;
@@ -25,6 +26,8 @@ pub(super) const STRETCH: usize = 4 * BLOCK;
 const BEFORE_STRETCH: u32 = 4;
 /// Blocks without strings before these are no longer looked for: where there was one, others follow.
 const QUIET: u32 = 6;
+/// Bytes that are stepped through before blocks are tried again, where a block ended in the middle of something rare.
+const FEW_STEPS: usize = 2;
 /// The mask of a block's last byte.
 const LAST: u64 = 1 << (BLOCK - 1);
 
@@ -82,11 +85,14 @@ pub(super) fn feed<P: Processor>(p: P, machine: &mut Machine, input: &[u8], out:
     // Room for all of it, for two bytes that were held back, and for a whole block behind whatever is kept.
     out.reserve(input.len() + BLOCK + 2);
     let mut rest = input;
+    let mut limit = FEW_STEPS;
     while !rest.is_empty() {
         let Some(carry) = Carry::of(machine) else {
-            rest = &rest[portable::piece(machine, rest, out)..];
+            rest = &rest[portable::piece(machine, rest, limit, out)..];
+            limit = (2 * limit).min(MAX_STEPS);
             continue;
         };
+        limit = FEW_STEPS;
         let mut stop = if carry.string.body == 0 { Stop::Quiet } else { Stop::Strings };
         let mut run =
             Run { input, rest, out, carry, edge: Edge::None, met: Met::default(), cap: machine.cap };
@@ -101,7 +107,7 @@ pub(super) fn feed<P: Processor>(p: P, machine: &mut Machine, input: &[u8], out:
             let odd = &rest[..rest.len().min(BLOCK)];
             let mut at = 0;
             while at < odd.len() {
-                at += portable::piece(machine, &odd[at..], out);
+                at += portable::piece(machine, &odd[at..], MAX_STEPS, out);
             }
             rest = &rest[at..];
         }

@@ -8,25 +8,29 @@ const BLOCK: usize = 64;
 /// Bytes looked at eight at a time before blocks are tried, because in coloured output runs are short.
 const SHORT_RUN: usize = 64;
 
+/// Bytes that are stepped through before text is looked for again.
+const STEPS: usize = 16;
+
 /// Appends the text in `input` to `out`; the machine carries what is open from one piece to the next.
 pub(super) fn feed(machine: &mut Machine, input: &[u8], out: &mut Vec<u8>) {
     let mut at = 0;
     while at < input.len() {
-        at += piece(machine, &input[at..], out);
+        at += piece(machine, &input[at..], STEPS, out);
     }
 }
 
-/// Takes the next piece of an input that is not empty: a run of text, a sequence, a body. Returns its length.
-pub(super) fn piece(machine: &mut Machine, rest: &[u8], out: &mut Vec<u8>) -> usize {
+/// Takes the next piece of an input that is not empty: a run of text, a sequence, a body; of what is out of the ordinary
+/// at most `limit` bytes. Returns its length.
+pub(super) fn piece(machine: &mut Machine, rest: &[u8], limit: usize, out: &mut Vec<u8>) -> usize {
     if machine.in_text() {
-        return text(machine, rest, out);
+        return text(machine, rest, limit, out);
     }
     let skipped = machine.skip_body(rest);
-    skipped + steps(machine, &rest[skipped..], out)
+    skipped + steps(machine, &rest[skipped..], limit, out)
 }
 
 /// Takes a run of text and the sequence behind it; returns how many bytes that was.
-fn text(machine: &mut Machine, rest: &[u8], out: &mut Vec<u8>) -> usize {
+fn text(machine: &mut Machine, rest: &[u8], limit: usize, out: &mut Vec<u8>) -> usize {
     let mut run = clean_run(rest);
     // C2s whose fellow is not in sight, or is taken out: the machine must know of them.
     while run > 0 && rest[run - 1] == C2 {
@@ -37,7 +41,7 @@ fn text(machine: &mut Machine, rest: &[u8], out: &mut Vec<u8>) -> usize {
     if let Some(csi) = csi(rest) {
         return run + csi;
     }
-    run + steps(machine, rest, out)
+    run + steps(machine, rest, limit, out)
 }
 
 /// The length of the CSI that `rest` begins with, if it is an ordinary one that is all there.

@@ -7,9 +7,10 @@ use std::sync::LazyLock;
 
 use super::machine::{Machine, State};
 
-/// The most bytes that are taken at once: enough to make a stream of nothing but oddities cheap, not so many that text
-/// behind a single one waits for it.
-const MAX_STEPS: usize = 16;
+/// The most bytes that are taken at once.
+pub(super) const MAX_STEPS: usize = 64;
+/// After so many bytes of text in a row there may be more of it, which others take faster.
+const TEXT_STEPS: u32 = 8;
 
 /// The states that are in the table, in the order in which they are there.
 const STATES: [State; 9] = [
@@ -27,25 +28,26 @@ const STATES: [State; 9] = [
 /// An entry has the next state, times 256, and these bits.
 mod does {
     /// The byte is text.
-    pub(super) const KEEP: u16 = 1;
+    pub(super) const KEEP: u32 = 1;
     /// It counts as dropped.
-    pub(super) const DROP: u16 = 1 << 1;
+    pub(super) const DROP: u32 = 1 << 1;
     /// It aborts a string.
-    pub(super) const ABORT: u16 = 1 << 2;
+    pub(super) const ABORT: u32 = 1 << 2;
     /// It belongs to a string's body.
-    pub(super) const BODY: u16 = 1 << 3;
+    pub(super) const BODY: u32 = 1 << 3;
     /// It opens a string.
-    pub(super) const OPEN: u16 = 1 << 4;
+    pub(super) const OPEN: u32 = 1 << 4;
     /// Something that has no bit: the machine must be asked.
-    pub(super) const ASK: u16 = 1 << 5;
+    pub(super) const ASK: u32 = 1 << 5;
 }
-const STATE: u16 = 0xF00;
+/// Where an entry has the next state.
+const STATE: u32 = 0xF00;
 
-static TABLE: LazyLock<[u16; STATES.len() * 256]> =
+static TABLE: LazyLock<[u32; STATES.len() * 256]> =
     LazyLock::new(|| std::array::from_fn(|at| learn(STATES[at / 256], (at % 256) as u8)));
 
 /// What the machine does with a byte in a state.
-fn learn(state: State, byte: u8) -> u16 {
+fn learn(state: State, byte: u8) -> u32 {
     /// A body of some length, so that it can be told what became of it.
     const BODY: usize = 7;
     let mut machine = Machine::new(usize::MAX);
@@ -70,15 +72,15 @@ fn learn(state: State, byte: u8) -> u16 {
         (Some(next), Some(kept), Some(body)) if simple => {
             let drop = if met.dropped_controls == 0 { 0 } else { does::DROP };
             let abort = if met.aborted_strings == 0 { 0 } else { does::ABORT };
-            (next as u16) << 8 | kept | body | drop | abort
+            (next as u32) << 8 | kept | body | drop | abort
         }
         _ => does::ASK,
     }
 }
 
-/// Takes up to [`MAX_STEPS`] bytes. Returns how many; at least one, if there is one.
-pub(super) fn steps(machine: &mut Machine, input: &[u8], out: &mut Vec<u8>) -> usize {
-    let input = &input[..input.len().min(MAX_STEPS)];
+/// Takes up to `limit` bytes, at most [`MAX_STEPS`]. Returns how many; at least one, if there is one.
+pub(super) fn steps(machine: &mut Machine, input: &[u8], limit: usize, out: &mut Vec<u8>) -> usize {
+    let input = &input[..input.len().min(limit).min(MAX_STEPS)];
     let mut at = 0;
     // No body that is open, or opened on the way, reaches the cap.
     let far = machine.cap.checked_sub(MAX_STEPS).is_some_and(|far| machine.body <= far);
@@ -88,31 +90,39 @@ pub(super) fn steps(machine: &mut Machine, input: &[u8], out: &mut Vec<u8>) -> u
         && !machine.body_lead
     {
         let table = &*TABLE;
-        let mut state = (state as u16) << 8;
+        let mut state = (state as u32) << 8;
         let (mut kept, mut filled) = ([0; MAX_STEPS], 0);
         let (mut dropped, mut aborted, mut body) = (0, 0, machine.body);
+        let mut text = 0;
         for &byte in input {
-            let entry = table[usize::from(state | u16::from(byte))];
+            let entry = table[(state | u32::from(byte)) as usize];
             if entry & does::ASK != 0 {
                 break;
             }
             state = entry & STATE;
             kept[filled % MAX_STEPS] = byte;
-            filled += usize::from(entry & does::KEEP);
+            filled += (entry & does::KEEP) as usize;
             dropped += u64::from(entry & does::DROP);
             aborted += u64::from(entry & does::ABORT);
             body = if entry & does::OPEN != 0 { 0 } else { body + usize::from(entry & does::BODY != 0) };
             at += 1;
+            // Text in a row, which leaves the state alone.
+            text = (text + 1) * (entry & does::KEEP);
+            if text == TEXT_STEPS {
+                break;
+            }
         }
         out.extend_from_slice(&kept[..filled]);
-        machine.state = STATES[usize::from(state >> 8)];
+        machine.state = STATES[(state >> 8) as usize];
         machine.body = body;
         machine.counters.dropped_controls += dropped / u64::from(does::DROP);
         machine.counters.aborted_strings += aborted / u64::from(does::ABORT);
     }
-    if let Some(&byte) = input.get(at) {
+    if at == 0
+        && let Some(&byte) = input.first()
+    {
         machine.step(byte, out);
-        at += 1;
+        at = 1;
     }
     at
 }
