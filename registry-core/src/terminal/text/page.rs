@@ -2,12 +2,14 @@
 
 mod allowance;
 mod moves;
+mod scan;
 #[cfg(test)]
 mod tests;
 
 use std::collections::VecDeque;
 
 use self::allowance::Allowance;
+use self::scan::{before_last_lines, plain_run};
 use super::MAX_LINE_BYTES;
 use super::MAX_WINDOW_LINES;
 use super::row::{MAX_COLUMNS, MAX_EDIT_BYTES, Row, width};
@@ -485,38 +487,6 @@ fn open_row(
             let mut row = row.clone();
             row.overwrite(&mut over.to_owned());
             give_row(&row, ended, scratch, look);
-        }
-    }
-}
-
-/// Where the last lines begin, so many of them that have an end.
-fn before_last_lines(text: &str, lines: usize) -> usize {
-    if lines == 0 {
-        return 0;
-    }
-    let mut ends = memchr::memrchr_iter(b'\n', text.as_bytes());
-    ends.nth(lines).map_or(0, |end| end + 1)
-}
-
-/// How many bytes at the start of `text` are no controls, or are TABs: eight at a time.
-fn plain_run(text: &[u8]) -> usize {
-    const ONES: u64 = 0x0101_0101_0101_0101;
-    const HIGHS: u64 = 0x8080_8080_8080_8080;
-    let mut at = 0;
-    loop {
-        while let Some(word) = text.get(at..).and_then(|rest| rest.first_chunk::<8>()) {
-            let word = u64::from_le_bytes(*word);
-            let found = word.wrapping_sub(ONES * 0x20) & !word & HIGHS;
-            if found != 0 {
-                // The lowest of these bits is exact; those above it may be borrowed.
-                at += found.trailing_zeros() as usize / 8;
-                break;
-            }
-            at += 8;
-        }
-        match text.get(at) {
-            Some(&byte) if byte >= 0x20 || byte == b'\t' => at += 1,
-            _ => return at,
         }
     }
 }
