@@ -138,7 +138,7 @@ metrics! {
     bus_closed_stagnant_total: Counter, "Subscriptions that were closed because nobody read them";
     bus_pruned_total: Counter, "Dead subscriptions that were removed";
 
-    views_seconds: Family<ViewLabel, Histogram>, "Time that it took to compute a view of a terminal, by view";
+    views_seconds: Family<ViewLabel, Histogram>, "Time that it took to compute a view of a terminal, or a piece of its text, by view";
     view_screens: Gauge, "Screens that are kept to be fed on from";
     view_screens_bytes: Gauge, "Bytes that these screens hold";
 

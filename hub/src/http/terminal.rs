@@ -1,5 +1,6 @@
 //! A node's terminal: as JSON, as bytes, as text, or followed as server-sent events; and its views.
 
+mod follow;
 mod lines;
 mod negotiate;
 mod views;
@@ -21,7 +22,7 @@ use registry_core::{Cursor, TaskId};
 use serde::Deserialize;
 use serde_json::json;
 
-use self::lines::Place;
+use self::follow::Place;
 use self::negotiate::Representation;
 use self::whole::Form;
 use super::events::{resume_id, sse};
@@ -32,6 +33,8 @@ use crate::error::{ErrorCode, HubError, HubResult};
 use crate::hub::Hub;
 use crate::terminal::{ReadItem, ReadRequest, ReadSince, ReadStream};
 
+/// The name of the view that is computed here, as metrics tell it: lines of text, a piece at a time.
+const VIEW: &str = "text";
 /// Output in one answer unless asked otherwise, in bytes.
 const DEFAULT_READ_BYTES: u64 = 1024 * 1024;
 /// The most output in one answer, in bytes: all that is kept of a node by default. Streams have no limit.
@@ -100,10 +103,9 @@ impl ViewName {
             Self::Text => ("text", READ),
             Self::Screen => ("screen", &["task", "scrollback_lines"]),
             Self::Commands => ("commands", &["task", "limit", "max_bytes"]),
-            Self::Search => (
-                "search",
-                &["since", "tail", "since_time", "task", "q", "regex", "ignore_case", "max_hits"],
-            ),
+            Self::Search => {
+                ("search", &["since", "tail", "since_time", "task", "q", "regex", "ignore_case", "max_hits"])
+            }
         }
     }
 }
@@ -208,13 +210,14 @@ pub(super) async fn read(
     match (representation, view) {
         (Representation::Events, ViewName::Text) => {
             let seen = resumed.map_or(0, |place| place.events);
-            Ok(super::events::stream(lines::events(items, seen, hub.clock.clone())).into_response())
+            let events = follow::events(items, seen, hub.terminal.turns(), hub.clock.clone());
+            Ok(super::events::stream(events).into_response())
         }
         (Representation::Events, _) => Ok(super::events::stream(events(items)).into_response()),
-        (Representation::Json, ViewName::Text) => lines::pages(items).await,
+        (Representation::Json, ViewName::Text) => lines::pages(items, hub.terminal.turns()).await,
         (Representation::Json, _) => pages(items).await,
-        (Representation::Bytes, _) => whole::answer(items, Form::Bytes).await,
-        (Representation::Text, _) => whole::answer(items, Form::text()).await,
+        (Representation::Bytes, _) => whole::answer(items, Form::Bytes, hub.terminal.turns()).await,
+        (Representation::Text, _) => whole::answer(items, Form::text(), hub.terminal.turns()).await,
     }
 }
 
@@ -359,7 +362,52 @@ type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt as _;
+    use registry_core::{Boot, Frame, FrameKind};
+
     use super::*;
+    use crate::terminal::views::Turns;
+
+    /// A log of one line.
+    fn items() -> ReadStream {
+        let kind = FrameKind::Output { stream: registry_core::Stream::Pty, data: Bytes::from_static(b"x\n") };
+        let frames = vec![Arc::new(Frame { seq: 1, at_unix_ms: 1, task: None, kind })];
+        Box::pin(stream::iter([
+            Ok(ReadItem::Start { recovered: true, since: Cursor::START }),
+            Ok(ReadItem::Frames { boot: Boot(1), frames }),
+            Ok(ReadItem::End { next: Cursor::new(Boot(1), 1), truncated: false }),
+        ]))
+    }
+
+    #[tokio::test]
+    async fn text_waits_its_turn_and_what_is_raw_does_not() {
+        let turns = Turns::new(crate::metrics::Metrics::new(), registry_core::Clock::system());
+        let mut taken = Vec::new();
+        while let Some(turn) = turns.turn("screen").now_or_never() {
+            taken.push(turn.unwrap());
+        }
+        let body = async |response: HubResult<Response>| {
+            axum::body::to_bytes(response.unwrap().into_body(), usize::MAX).await.unwrap()
+        };
+        assert_eq!(body(whole::answer(items(), Form::Bytes, turns.clone()).await).await, "x\n");
+        let mut plain = Box::pin(whole::answer(items(), Form::text(), turns.clone()));
+        let mut json = Box::pin(async { body(lines::pages(items(), turns.clone()).await).await });
+        let clock = registry_core::Clock::system();
+        let mut followed = Box::pin(follow::events(items(), 0, turns.clone(), clock)).skip(1);
+        let mut line = Box::pin(followed.next());
+        // Nothing else runs here that they could be waiting for.
+        for _ in 0..100 {
+            assert!((&mut plain).now_or_never().is_none());
+            assert!((&mut json).now_or_never().is_none());
+            assert!((&mut line).now_or_never().is_none());
+            tokio::task::yield_now().await;
+        }
+        drop(taken);
+        let (plain, json, line) = tokio::join!(plain, json, line);
+        assert_eq!(body(plain).await, "x\n");
+        assert!(json.starts_with(b"{\"recovered\":true,\"first\":\"0:0\",\"lines\":[{\"text\":\"x\","));
+        assert!(line.is_some());
+    }
 
     #[test]
     fn times() {

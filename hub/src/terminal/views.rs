@@ -9,26 +9,24 @@ mod scan;
 pub mod screen;
 mod screens;
 pub mod search;
+mod turns;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use registry_core::{Clock, Cursor, TaskId};
-use tokio::sync::{Semaphore, SemaphorePermit};
 
 pub use self::commands::{Command, Commands, CommandsQuery, Said};
 pub use self::scan::VIEW_SCAN_BYTES;
 pub use self::screen::{ScreenQuery, ScreenShown};
 use self::screens::Screens;
 pub use self::search::{Found, SearchQuery};
+use self::turns::Turn;
+pub(crate) use self::turns::Turns;
 use super::{Terminal, elsewhere};
-use crate::error::{HubError, HubResult};
+use crate::error::HubResult;
 use crate::fleet::Node;
-use crate::metrics::{Metrics, ViewLabel};
+use crate::metrics::Metrics;
 use crate::store::TaskRow;
-
-/// Views that are computed at once; others wait their turn. Each holds a page of the log and its answer: a few MiB.
-const MAX_VIEWS: usize = 4;
 
 /// What a view read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,34 +41,29 @@ pub struct Range {
 
 /// What all views share.
 pub struct Views {
-    turns: Semaphore,
+    turns: Turns,
     screens: Screens,
-    metrics: Arc<Metrics>,
     clock: Clock,
-}
-
-/// The right to compute one view; its end is the view's.
-struct Turn<'a> {
-    kind: &'static str,
-    began: Duration,
-    views: &'a Views,
-    _permit: SemaphorePermit<'a>,
 }
 
 impl Views {
     /// No view yet.
     #[must_use]
     pub fn new(metrics: Arc<Metrics>, clock: Clock) -> Self {
-        Self { turns: Semaphore::new(MAX_VIEWS), screens: Screens::default(), metrics, clock }
+        Self { turns: Turns::new(metrics, clock.clone()), screens: Screens::default(), clock }
     }
 
-    async fn turn(&self, kind: &'static str) -> HubResult<Turn<'_>> {
-        let permit = self.turns.acquire().await.map_err(HubError::fault)?;
-        Ok(Turn { kind, began: self.clock.monotonic(), views: self, _permit: permit })
+    async fn turn(&self, kind: &'static str) -> HubResult<Turn> {
+        self.turns.turn(kind).await
     }
 }
 
 impl Terminal {
+    /// For whoever makes more of what was read than to hand it on.
+    pub(crate) fn turns(&self) -> Turns {
+        self.views.turns.clone()
+    }
+
     /// Drops what nobody asked for lately. Called now and then.
     pub(crate) fn sweep(&self) {
         drop(self.views.screens.sweep(self.views.clock.monotonic_ms()));
@@ -86,13 +79,5 @@ impl Terminal {
     async fn task_of(&self, node: &Node, id: TaskId) -> HubResult<TaskRow> {
         let task = self.task(id).await?;
         if task.node == *node.id() { Ok(Arc::unwrap_or_clone(task)) } else { Err(elsewhere()) }
-    }
-}
-
-impl Drop for Turn<'_> {
-    fn drop(&mut self) {
-        let took = self.views.clock.monotonic().saturating_sub(self.began);
-        let label = ViewLabel { view: self.kind };
-        self.views.metrics.views_seconds.get_or_create(&label).observe(took.as_secs_f64());
     }
 }

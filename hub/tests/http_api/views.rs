@@ -4,7 +4,7 @@ use muster_proto::v1;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
-use crate::world::World;
+use crate::world::{Events, Sent, World, read};
 
 const PATH: &str = "/v1/nodes/one/terminal";
 
@@ -28,32 +28,30 @@ async fn parrot(world: &World, pty: Option<(u16, u16)>) -> String {
     id
 }
 
-#[tokio::test]
-async fn whoever_follows_lines_and_was_cut_off_misses_none_and_sees_none_twice() {
-    let world = World::start().await;
-    let _agent = world.agent("one").await;
-    world.run("one", &["say", "a\nb\nc", "c\nd\r50%\rd\n\n", "end"]).await;
-    let open = parrot(&world, None).await;
-    write(&world, &open, 0, "open since").await;
-    world.run("one", &["say", "x\ny\n", "z\n"]).await;
-    write(&world, &open, 10, " long\nand again").await;
-    world.run("one", &["fail", "3"]).await;
-    let follow = format!("{PATH}?follow=true&view=text");
-    let mut events = world.events(&follow, None).await;
+const FOLLOW: &str = "/v1/nodes/one/terminal?follow=true&view=text";
+
+/// An event of a follow that can be resumed after: its id, name and data.
+type Resumable = (String, String, Value);
+
+/// What a follow of lines gives of what is there, what it showed last of lines as they stand, and its rest.
+async fn followed(world: &World) -> (Vec<Resumable>, Option<Sent>, Events) {
+    let mut events = world.events(FOLLOW, None).await;
     let (mut all, mut standing) = (Vec::new(), None);
     loop {
         let sent = events.next().await.unwrap();
         match sent.name.as_str() {
-            "caught_up" => break,
+            "caught_up" => return (all, standing, events),
             "start" => {}
             "current" => standing = Some(sent),
             _ => all.push((sent.id.unwrap(), sent.name, sent.data)),
         }
     }
-    let lines: Vec<&str> = all.iter().filter_map(|(_, _, data)| data["text"].as_str()).collect();
-    assert_eq!(lines, ["a", "b", "cc", "d0%", "", "end", "x", "y", "z", "open since long"]);
+}
+
+/// Whoever resumes after any event gets those behind it, and no other.
+async fn resume_after_each(world: &World, all: &[Resumable]) {
     for seen in 0..all.len() {
-        let mut events = world.events(&follow, Some(&all[seen].0)).await;
+        let mut events = world.events(FOLLOW, Some(&all[seen].0)).await;
         let mut rest = Vec::new();
         loop {
             let sent = events.next().await.unwrap();
@@ -68,6 +66,50 @@ async fn whoever_follows_lines_and_was_cut_off_misses_none_and_sees_none_twice()
             all[seen + 1..].iter().map(|(_, name, data)| (name.clone(), data.clone())).collect();
         assert_eq!(rest, expected, "after {:?}", all[seen]);
     }
+}
+
+#[tokio::test]
+async fn whoever_resumes_where_nothing_is_open_but_something_is_remembered_misses_nothing() {
+    let world = World::start().await;
+    let _agent = world.agent("one").await;
+    // A window that grew, a sequence, a character, a place of the cursor: what is remembered behind the first text has
+    // an effect on the last one.
+    for texts in [
+        ["one\r\ntwo\r\n\x1b[2Athree\r\n\r\n", "\x1b[H\x1b[2J", "A1\r\n"],
+        ["one\r\ntwo\r\n\x1b[2Athree\r\n\r\n\x1b[J", "\x1b[2K", "A1\r\n"],
+        ["a line\r\n", "\x1b[3", "1mA1\x1b[m\r\n"],
+        ["a line\r\n", "\x1b]0;tit", "le\x07A1\r\n"],
+        ["a line\r\n", "\x1b7", "1\x1b8A\r\n"],
+    ] {
+        let open = parrot(&world, Some((24, 80))).await;
+        let mut offset = 0;
+        for text in texts {
+            write(&world, &open, offset, text).await;
+            offset += text.len();
+            world.run("one", &["say", "B1\n"]).await;
+        }
+        let (all, _, _) = followed(&world).await;
+        resume_after_each(&world, &all[all.len().saturating_sub(20)..]).await;
+        let (status, _) = read(world.request(Method::POST, &format!("/v1/tasks/{open}/cancel"))).await;
+        assert_eq!(status, StatusCode::OK);
+    }
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn whoever_follows_lines_and_was_cut_off_misses_none_and_sees_none_twice() {
+    let world = World::start().await;
+    let _agent = world.agent("one").await;
+    world.run("one", &["say", "a\nb\nc", "c\nd\r50%\rd\n\n", "end"]).await;
+    let open = parrot(&world, None).await;
+    write(&world, &open, 0, "open since").await;
+    world.run("one", &["say", "x\ny\n", "z\n"]).await;
+    write(&world, &open, 10, " long\nand again").await;
+    world.run("one", &["fail", "3"]).await;
+    let (all, standing, mut events) = followed(&world).await;
+    let lines: Vec<&str> = all.iter().filter_map(|(_, _, data)| data["text"].as_str()).collect();
+    assert_eq!(lines, ["a", "b", "cc", "d0%", "", "end", "x", "y", "z", "open since long"]);
+    resume_after_each(&world, &all).await;
     // Before or after the others, as time has it.
     let current = match standing {
         Some(current) => current,
@@ -327,6 +369,36 @@ async fn little_output_that_becomes_much_text_is_cut_and_told() {
         all += response.text().await.unwrap().lines().count();
     }
     assert_eq!(all, 4 * 6 * 2000);
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn text_is_computed_in_turns_and_timed() {
+    let world = World::start().await;
+    let _agent = world.agent("one").await;
+    world.run("one", &["say", "x\n"]).await;
+    let timed = async || {
+        let metrics = world.request(Method::GET, "/metrics").send().await.unwrap().text().await.unwrap();
+        let count =
+            metrics.lines().find_map(|l| l.strip_prefix("muster_views_seconds_count{view=\"text\"} "));
+        count.map_or(0, |count| count.parse::<u64>().unwrap())
+    };
+    for accept in ["application/octet-stream", "application/json"] {
+        let raw = world.request(Method::GET, PATH).header("accept", accept);
+        assert!(raw.send().await.unwrap().text().await.unwrap().contains('x'));
+    }
+    assert_eq!(timed().await, 0, "what is handed on as it was needs no turn");
+    let mut before = 0;
+    for accept in ["text/plain", "application/json"] {
+        let text = world.request(Method::GET, &format!("{PATH}?view=text")).header("accept", accept);
+        assert!(text.send().await.unwrap().text().await.unwrap().contains('x'));
+        let now = timed().await;
+        assert!(now > before, "{accept}");
+        before = now;
+    }
+    let (all, _, _) = followed(&world).await;
+    assert_eq!(all.iter().filter(|(_, name, _)| name == "line").count(), 1);
+    assert!(timed().await > before);
     world.stop().await;
 }
 

@@ -10,8 +10,9 @@ use registry_core::terminal::text::{TextOptions, TextView};
 use registry_core::{Boot, Cursor, Frame, FrameKind};
 use tokio::sync::Semaphore;
 
-use super::MAX_READ_BYTES;
+use super::{MAX_READ_BYTES, VIEW};
 use crate::error::{HubError, HubResult};
+use crate::terminal::views::Turns;
 use crate::terminal::{ReadItem, ReadStream};
 
 /// Pieces that are held in memory at once, of up to 16 MiB each. Others wait their turn.
@@ -40,7 +41,7 @@ impl Form {
 }
 
 /// Reads to the end and answers with nothing but output.
-pub(super) async fn answer(mut items: ReadStream, form: Form) -> HubResult<Response> {
+pub(super) async fn answer(mut items: ReadStream, form: Form, turns: Turns) -> HubResult<Response> {
     let permit = PIECES.acquire().await.map_err(HubError::fault)?;
     let media_type = match form {
         Form::Bytes => "application/octet-stream",
@@ -52,7 +53,11 @@ pub(super) async fn answer(mut items: ReadStream, form: Form) -> HubResult<Respo
         match item? {
             ReadItem::Start { recovered, .. } => piece.complete &= recovered,
             ReadItem::Frames { boot, frames } => {
-                if let Some(next) = frames.iter().find_map(|frame| piece.take(boot, frame)) {
+                let full;
+                (piece, full) = piece
+                    .work(&turns, move |piece| frames.iter().find_map(|frame| piece.take(boot, frame)))
+                    .await?;
+                if let Some(next) = full {
                     end = Some((next, true));
                     break;
                 }
@@ -61,7 +66,7 @@ pub(super) async fn answer(mut items: ReadStream, form: Form) -> HubResult<Respo
             ReadItem::End { next, truncated } => end = Some((next, truncated)),
         }
     }
-    piece.finish();
+    (piece, ()) = piece.work(&turns, Piece::finish).await?;
     let (next, truncated) = end.ok_or_else(|| HubError::fault("a read ended without an end"))?;
     let headers = headers(media_type, next, piece.complete, truncated)?;
     // The permit goes with the body: the piece is held until it is sent.
@@ -96,6 +101,20 @@ struct Piece {
 }
 
 impl Piece {
+    /// Bytes are handed on as they are; what makes text of them is done where it may take time.
+    async fn work<T: Send + 'static>(
+        mut self,
+        turns: &Turns,
+        step: impl FnOnce(&mut Self) -> T + Send + 'static,
+    ) -> HubResult<(Self, T)> {
+        let computes = matches!(self.form, Form::Text(_));
+        let work = move || {
+            let done = step(&mut self);
+            (self, done)
+        };
+        if computes { turns.compute(VIEW, work).await } else { Ok(work()) }
+    }
+
     /// Takes a frame. `Some`: the piece has become as long as one may be, with this frame.
     fn take(&mut self, boot: Boot, frame: &Frame) -> Option<Cursor> {
         self.complete &= !matches!(frame.kind, FrameKind::Gap { .. });
