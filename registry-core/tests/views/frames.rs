@@ -269,7 +269,7 @@ fn a_view_is_fresh_where_a_new_one_could_go_on() {
     let mut seq = 0;
     let mut fresh = |data: &'static [u8]| {
         seq += 1;
-        let kind = FrameKind::Output { stream: Stream::Pty, data: bytes::Bytes::from_static(data) };
+        let kind = FrameKind::Output { stream: Stream::Pty, data: Bytes::from_static(data) };
         view.feed(Boot(1), &Frame { seq, at_unix_ms: 0, task: None, kind }, |_| {});
         view.is_fresh()
     };
@@ -290,11 +290,11 @@ fn a_view_is_fresh_where_a_new_one_could_go_on() {
 #[test]
 fn who_has_caught_up_holds_less() {
     let mut view = TextView::new(TextOptions::default());
-    let data = bytes::Bytes::from_static(b"one\ntwo\x1b[1Athree\n\nfour");
+    let data = Bytes::from_static(b"one\ntwo\x1b[1Athree\n\nfour");
     let kind = FrameKind::Output { stream: Stream::Pty, data };
     let mut lines = Vec::new();
     view.feed(Boot(1), &Frame { seq: 1, at_unix_ms: 0, task: None, kind }, |line| {
-        lines.push(line.text.to_owned())
+        lines.push(line.text.to_owned());
     });
     assert_eq!(lines, [""; 0], "all are held");
     view.narrow(TextOptions::follow(), |line| lines.push(line.text.to_owned()));
