@@ -12,6 +12,9 @@ use crate::pieces::Cuts;
 /// The most that a view of these sizes holds, in bytes: scrollback and two screens at the widest, and what is beside them.
 const MAX_BYTES: usize = 96 * 1024 * 1024;
 
+/// How many pieces change the size: each change makes the emulator allocate a thousand rows.
+const MAX_SIZES: usize = 8;
+
 #[derive(Arbitrary)]
 struct Choices {
     size: Size,
@@ -73,7 +76,8 @@ fn feed(choices: &Choices, text: &[u8], feed: impl Fn(&mut ScreenView, &[u8])) -
     let (rows, cols) = choices.size.get();
     let scrollback_lines = usize::from(choices.scrollback) * 4;
     let mut view = ScreenView::new(ScreenOptions { rows, cols, scrollback_lines });
-    for (piece, size) in choices.pieces.of(text).zip(choices.sizes.iter().cycle()) {
+    for (n, piece) in choices.pieces.of(text).enumerate() {
+        let size = choices.sizes[n % choices.sizes.len()].filter(|_| n < MAX_SIZES);
         if let Some((rows, cols)) = size.map(Size::get) {
             view.resize(rows, cols);
         }
