@@ -3,6 +3,7 @@
 pub mod codec;
 pub mod commands;
 pub mod excerpt;
+pub mod safe;
 pub mod screen;
 pub mod search;
 pub mod tail;

@@ -143,6 +143,8 @@ fn line_drawing_tests_and_resets_are_understood() {
 fn colours_and_questions_leave_nothing() {
     shows("\x1b[1;31mred\x1b[38:2::1:2:3m!\x1b[0m\x1b[58:5:1m\x1b[4:3m.", "red!.");
     shows("\x1b[6n\x1b[c\x1b[>c\x1b[?u\x1b[18t\x1b[5 q\x1b[?2026ha\x1b[?2026l", "a");
+    // What ends a line for some, or turns the text around.
+    shows("a\u{2028}b\u{61c}c\u{200f}d\u{202e}e\u{2029}f\u{2066}g", "abcdefg");
     shows("\x1b[?12;25h\x1b[>4;1mb\x1b[1 2mc", "bc");
 }
 

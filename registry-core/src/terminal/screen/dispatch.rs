@@ -13,6 +13,8 @@ use alacritty_terminal::vte::ansi::{
 use alacritty_terminal::vte::{Params, Perform};
 use unicode_width::UnicodeWidthChar;
 
+use crate::terminal::safe::is_unsafe;
+
 /// The most combining marks on one cell: no script stacks more, and each costs memory.
 const MAX_MARKS_OF_A_CELL: usize = 8;
 
@@ -130,12 +132,6 @@ impl Titles {
             self.current = title;
         }
     }
-}
-
-/// Characters that a line of text is better without: controls, line separators, and what turns the direction of
-/// the text around it.
-pub(super) fn is_unsafe(c: char) -> bool {
-    c.is_control() || matches!(c, '\u{2028}'..='\u{202E}' | '\u{2066}'..='\u{2069}')
 }
 
 impl Perform for Dispatch<'_> {
@@ -367,7 +363,7 @@ impl Dispatch<'_> {
     }
 
     fn put(&mut self, c: char) {
-        if c >= '\u{300}' && c.width() == Some(0) && !self.take_mark(c) {
+        if c >= '\u{300}' && (is_unsafe(c) || c.width() == Some(0) && !self.take_mark()) {
             return;
         }
         if self.term.mode().contains(TermMode::INSERT) && !self.allowance.spend(self.term.columns()) {
@@ -377,10 +373,7 @@ impl Dispatch<'_> {
     }
 
     /// Whether there is room for one more mark on the cell that it belongs to.
-    fn take_mark(&mut self, c: char) -> bool {
-        if is_unsafe(c) {
-            return false;
-        }
+    fn take_mark(&mut self) -> bool {
         let cursor = &self.term.grid().cursor;
         let mut column = cursor.point.column;
         if !cursor.input_needs_wrap {

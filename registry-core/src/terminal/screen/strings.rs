@@ -7,6 +7,7 @@ use memchr::{memchr2, memchr3};
 
 use super::MAX_TITLE_BYTES;
 use crate::ansi::DEFAULT_CAP_BYTES;
+use crate::terminal::safe::is_unsafe;
 
 const BEL: u8 = 0x07;
 const CAN: u8 = 0x18;
@@ -297,8 +298,7 @@ fn opens(byte: u8) -> Option<State> {
 
 /// A title without what is not for the eye, at most [`MAX_TITLE_BYTES`] of it; `None` for an empty one.
 fn readable(title: &[u8]) -> Option<String> {
-    let mut text: String =
-        String::from_utf8_lossy(title).chars().filter(|c| !super::dispatch::is_unsafe(*c)).collect();
+    let mut text: String = String::from_utf8_lossy(title).chars().filter(|c| !is_unsafe(*c)).collect();
     text.truncate(text.floor_char_boundary(MAX_TITLE_BYTES));
     (!text.is_empty()).then_some(text)
 }
