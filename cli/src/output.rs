@@ -4,10 +4,12 @@ pub(crate) mod console;
 pub(crate) mod json;
 pub(crate) mod paint;
 
+use std::borrow::Cow;
 use std::io::{IsTerminal as _, Write as _};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use comfy_table::{Attribute, Cell, Color, ContentArrangement, Table, presets};
+use registry_core::terminal::safe::is_unsafe;
 use serde::Serialize;
 use serde_json::Value;
 
@@ -32,13 +34,23 @@ pub(crate) fn highlight(text: &str) -> String {
 /// Text from the hub or a node as it may stand in a line of ours: no escape sequences, no control characters, no
 /// line breaks, nothing that turns the direction of writing around.
 pub(crate) fn sanitise(text: &str) -> String {
+    let parts = |c: char| c.is_control() || matches!(c, '\u{2028}' | '\u{2029}');
     registry_core::ansi::strip_str(text)
         .chars()
-        .filter(
-            |&c| !matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}'),
-        )
-        .map(|c| if c.is_control() || matches!(c, '\u{2028}' | '\u{2029}') { ' ' } else { c })
+        .filter(|&c| parts(c) || !is_unsafe(c))
+        .map(|c| if parts(c) { ' ' } else { c })
         .collect()
+}
+
+/// A line of a node's text as it goes to stdout: into a pipe as it is, on a terminal without what [`is_unsafe`] there.
+pub(crate) fn for_reader(line: &str) -> Cow<'_, str> {
+    if std::io::stdout().is_terminal() { for_terminal(line) } else { Cow::Borrowed(line) }
+}
+
+/// A line of a node's text without what is unsafe on a terminal, with its tabs.
+pub(crate) fn for_terminal(line: &str) -> Cow<'_, str> {
+    let is_left_out = |c: char| c != '\t' && is_unsafe(c);
+    if line.contains(is_left_out) { line.replace(is_left_out, "").into() } else { Cow::Borrowed(line) }
 }
 
 /// Prints one line of ours on stdout.
@@ -76,13 +88,15 @@ pub(crate) fn json_pretty(value: &impl Serialize) -> Result<(), Failure> {
 pub(crate) fn json_text(value: &impl Serialize, pretty: bool) -> Result<String, Failure> {
     let text = if pretty { serde_json::to_string_pretty(value) } else { serde_json::to_string(value) };
     let text = text.map_err(|error| Failure::new(exit::REFUSED, "internal", error.to_string()))?;
-    if !text.chars().any(|c| matches!(c, '\u{7f}'..='\u{9f}')) {
+    // JSON needs line feeds; all that is unsafe and not in ASCII has four digits.
+    let is_escaped = |c: char| c >= '\u{7f}' && is_unsafe(c);
+    if !text.contains(is_escaped) {
         return Ok(text);
     }
     let mut escaped = String::with_capacity(text.len() + 16);
     for c in text.chars() {
         match c {
-            '\u{7f}'..='\u{9f}' => escaped.push_str(&format!("\\u{:04x}", u32::from(c))),
+            c if is_escaped(c) => escaped.push_str(&format!("\\u{:04x}", u32::from(c))),
             c => escaped.push(c),
         }
     }
@@ -243,11 +257,21 @@ mod tests {
     }
 
     #[test]
+    fn a_line_on_a_terminal_keeps_its_tabs_and_what_is_merely_not_seen() {
+        let line = "a\u{202e}b\tc\u{2028}d\u{61c}e\u{2066}f\u{9b}g\u{200f} \u{1f468}\u{200d}\u{1f469}";
+        assert_eq!(for_terminal(line), "ab\tcdefg \u{1f468}\u{200d}\u{1f469}");
+        assert!(matches!(for_terminal("a\tb"), Cow::Borrowed(_)));
+    }
+
+    #[test]
     fn json_is_lossless_and_harmless() {
-        let text = json_text(&serde_json::json!({ "a": "\u{1b}[2J\u{9b}2J\u{7f}é" }), false).unwrap();
-        assert!(text.chars().all(|c| !c.is_control()), "{text:?}");
-        let back: Value = serde_json::from_str(&text).unwrap();
-        assert_eq!(back["a"], "\u{1b}[2J\u{9b}2J\u{7f}é");
+        let hostile = "\u{1b}[2J\u{9b}2J\u{7f}é\u{202e}\u{2069}\u{61c}\u{2028}";
+        for pretty in [false, true] {
+            let text = json_text(&serde_json::json!({ "a": hostile }), pretty).unwrap();
+            assert!(text.chars().all(|c| c == '\n' && pretty || !is_unsafe(c)), "{text:?}");
+            let back: Value = serde_json::from_str(&text).unwrap();
+            assert_eq!(back["a"], hostile);
+        }
     }
 
     #[test]

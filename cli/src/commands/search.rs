@@ -55,7 +55,7 @@ pub(crate) struct SearchArgs {
     since: Option<Since>,
 
     /// Stop after this many.
-    #[arg(long, value_name = "N", default_value_t = 100)]
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
     max_hits: u32,
 
     /// "json" prints one object for each hit.
@@ -99,7 +99,7 @@ async fn search(hub: &Hub, args: &SearchArgs, clock: &Clock) -> Result<u8, Failu
             request.since_unix_ms = clock.unix_ms().saturating_sub(as_ms(ago)).max(1);
         }
     }
-    let (mut hits, mut omitted, mut complete) = (0_u32, 0, true);
+    let (mut hits, mut omitted, mut complete) = (0_u32, 0_u64, true);
     loop {
         request.max_hits = args.max_hits.saturating_sub(hits);
         if request.max_hits == 0 {
@@ -123,10 +123,14 @@ async fn search(hub: &Hub, args: &SearchArgs, clock: &Clock) -> Result<u8, Failu
             break;
         }
     }
+    if omitted > 0 {
+        let wanted = u64::from(hits) + omitted;
+        output::note(&format!(
+            "{omitted} more hits came with the last one, in one frame: --max-hits {wanted} shows them, --since does not"
+        ));
+    }
     if let Some(since) = request.since.map(cursor).filter(|_| hits >= args.max_hits) {
-        let more =
-            if omitted > 0 { format!(" (and {omitted} more close behind the last)") } else { String::new() };
-        output::note(&format!("stopped after {hits} hits{more}; go on with --since {since}"));
+        output::note(&format!("stopped after {hits} hits; go on with --since {since}"));
     }
     if !complete {
         output::note("some output is missing in what was searched: it is no longer kept, or was lost");
@@ -143,7 +147,8 @@ fn print(hit: &pb::SearchHit, format: TextFormat) -> Result<(), Failure> {
         TextFormat::Text => {
             let place = hit.cursor.as_ref().map(json::cursor_text).unwrap_or_default();
             let (before, matched, after) = parts(hit);
-            let matched = output::highlight(matched);
+            let matched = output::highlight(&output::for_reader(matched));
+            let (before, after) = (output::for_reader(before), output::for_reader(after));
             output::line(&format!("{place}  {before}{matched}{after}"))
         }
     }
@@ -187,6 +192,16 @@ mod tests {
         for (start, end) in [(2, 3), (3, 1), (0, 99), (99, 99)] {
             assert_eq!(parts(&hit(start, end)), ("aéb", "", ""), "{start}..{end}");
         }
+    }
+
+    #[test]
+    fn no_hits_at_all_are_no_search() {
+        use clap::Parser as _;
+        let parse = |max_hits| {
+            crate::args::Cli::try_parse_from(["muster", "search", "web-1", "x", "--max-hits", max_hits])
+        };
+        assert!(parse("1").is_ok());
+        assert_eq!(parse("0").unwrap_err().exit_code(), i32::from(exit::USAGE));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use registry_core::ansi::Stripper;
+use registry_core::terminal::safe::is_unsafe;
 
 /// The longest line that is held back for its end, in bytes, when lines are prefixed; longer ones are cut in two.
 const MAX_LINE_BYTES: usize = 64 * 1024;
@@ -10,12 +11,15 @@ const MAX_LINE_BYTES: usize = 64 * 1024;
 #[derive(Debug, Default)]
 pub(crate) struct Painter {
     stripper: Option<Stripper>,
+    /// The begin of a character that may be unsafe; at most two bytes.
+    held: Vec<u8>,
 }
 
 impl Painter {
-    /// With `strip`, no control byte but TAB, LF and CR comes out; without, bytes come out as they went in.
+    /// With `strip`, no control character but TAB, LF and CR comes out, and nothing else that [`is_unsafe`]; without,
+    /// bytes come out as they went in.
     pub(crate) fn new(strip: bool) -> Self {
-        Self { stripper: strip.then(Stripper::default) }
+        Self { stripper: strip.then(Stripper::default), held: Vec::new() }
     }
 
     /// The next piece.
@@ -25,7 +29,7 @@ impl Painter {
             Some(stripper) => {
                 let mut out = Vec::with_capacity(piece.len());
                 stripper.feed(piece, &mut out);
-                Bytes::from(out)
+                Bytes::from(self.without_unsafe(out, false))
             }
         }
     }
@@ -36,8 +40,46 @@ impl Painter {
         if let Some(stripper) = &mut self.stripper {
             std::mem::take(stripper).finish(&mut out);
         }
-        Bytes::from(out)
+        Bytes::from(self.without_unsafe(out, true))
     }
+
+    /// Leaves out what the stripper lets through, because it is text, and a terminal is better without.
+    fn without_unsafe(&mut self, stripped: Vec<u8>, at_end: bool) -> Vec<u8> {
+        if self.stripper.is_none()
+            || self.held.is_empty() && !stripped.iter().any(|&byte| begins_unsafe(byte))
+        {
+            return stripped;
+        }
+        let joined = [std::mem::take(&mut self.held), stripped].concat();
+        let (mut out, mut rest) = (Vec::with_capacity(joined.len()), &joined[..]);
+        while let Some(at) = rest.iter().position(|&byte| begins_unsafe(byte)) {
+            out.extend_from_slice(&rest[..at]);
+            rest = &rest[at..];
+            let len = if rest[0] == U061C[0] { U061C.len() } else { U2000.len() };
+            let may_go_on = rest.len() < len && (rest.len() == 1 || matches!(rest[1], 0x80 | 0x81));
+            if may_go_on && !at_end {
+                self.held.extend_from_slice(rest);
+                return out;
+            }
+            let c = rest.get(..len).and_then(|bytes| std::str::from_utf8(bytes).ok()?.chars().next());
+            if c.is_some_and(is_unsafe) {
+                rest = &rest[len..];
+            } else {
+                out.push(rest[0]);
+                rest = &rest[1..];
+            }
+        }
+        out.extend_from_slice(rest);
+        out
+    }
+}
+
+/// All that is unsafe and no control begins as one of these: U+061C, or U+2000 to U+207F.
+const U061C: &[u8] = "\u{61C}".as_bytes();
+const U2000: &[u8] = "\u{2000}".as_bytes();
+
+const fn begins_unsafe(byte: u8) -> bool {
+    byte == U061C[0] || byte == U2000[0]
 }
 
 /// Puts a node's name before each of its lines, so that several nodes can speak side by side.
@@ -133,6 +175,21 @@ mod tests {
         let out = prefixer.paint(&Bytes::from(vec![b'x'; 3 * MAX_LINE_BYTES + 5]));
         assert_eq!(out.iter().filter(|&&b| b == b'\n').count(), 3);
         assert_eq!(prefixer.line.len(), 5);
+    }
+
+    #[test]
+    fn what_turns_text_around_does_not_reach_a_terminal_however_it_is_cut() {
+        let text = "a\u{202e}b\u{61c}c\u{2069}d\u{200f}é\u{2019}日\u{61b}\u{2028}.";
+        let safe = "abcdé\u{2019}日\u{61b}.";
+        for size in 1..text.len() {
+            let (mut painter, mut out) = (Painter::new(true), Vec::new());
+            for piece in text.as_bytes().chunks(size) {
+                out.extend_from_slice(&painter.paint(&Bytes::copy_from_slice(piece)));
+            }
+            out.extend_from_slice(&painter.finish());
+            assert_eq!(String::from_utf8(out).unwrap(), safe, "in pieces of {size}");
+        }
+        assert_eq!(Painter::new(false).paint(&Bytes::from(text)), text);
     }
 
     #[test]

@@ -102,7 +102,7 @@ fn push_lines(text: &mut String, said: &str) {
     for line in said.lines() {
         text.push('\n');
         text.push_str(INDENT);
-        text.push_str(line);
+        text.push_str(&output::for_reader(line));
     }
 }
 

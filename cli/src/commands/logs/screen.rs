@@ -49,7 +49,7 @@ pub(super) async fn show(
 async fn print(console: &Console, shown: &pb::ViewScreenResponse) -> Result<(), Failure> {
     let used = shown.lines.iter().rposition(|line| !line.is_empty()).map_or(0, |last| last + 1);
     let lines = shown.scrollback.iter().chain(&shown.lines[..used]);
-    let text: String = lines.map(|line| format!("{line}\n")).collect();
+    let text: String = lines.map(|line| format!("{}\n", output::for_reader(line))).collect();
     console.write(To::Stdout, Bytes::from(text)).await?;
     console.note(&sentence(shown)).await;
     Ok(())

@@ -8,7 +8,7 @@ use registry_core::{Boot, Cursor, Stream, TaskId};
 use serde_json::json;
 
 use crate::exit::Failure;
-use crate::output::{json, json_text};
+use crate::output::{for_terminal, json, json_text};
 
 /// How frames are shown.
 #[derive(Debug)]
@@ -22,10 +22,23 @@ pub(super) enum Shown {
 }
 
 impl Shown {
-    pub(super) fn text(json: bool, follow: bool) -> Self {
-        let options = if follow { TextOptions::follow() } else { TextOptions::default() };
-        let printed = Printed { json, out: Vec::new(), open: None, failure: None };
-        Self::Text(Box::new(Lines { view: TextView::new(options), printed }))
+    /// Lines of text for a terminal or not: what is there already as it stands in the end.
+    pub(super) fn text(json: bool, terminal: bool) -> Self {
+        let printed = Printed { json, terminal, out: Vec::new(), open: None, failure: None };
+        Self::Text(Box::new(Lines { view: TextView::default(), caught_up: false, printed }))
+    }
+
+    /// That was all that is there: what is printed from now on comes as it happens.
+    pub(super) fn caught_up(&mut self) -> Result<Bytes, Failure> {
+        match self {
+            Self::Raw | Self::Frames => Ok(Bytes::new()),
+            Self::Text(lines) => {
+                let Lines { view, caught_up, printed } = &mut **lines;
+                *caught_up = true;
+                view.narrow(TextOptions::follow(), |line| printed.push(&line));
+                printed.take()
+            }
+        }
     }
 
     /// What is to be printed because of this frame.
@@ -49,7 +62,7 @@ impl Shown {
         match self {
             Self::Raw | Self::Frames => Ok(Bytes::new()),
             Self::Text(lines) => {
-                let Lines { view, printed } = &mut **lines;
+                let Lines { view, printed, .. } = &mut **lines;
                 view.finish(|line| printed.push(&line));
                 printed.take()
             }
@@ -69,6 +82,8 @@ impl Shown {
 #[derive(Debug)]
 pub(super) struct Lines {
     view: TextView,
+    /// Until then, lines that stand above the newest one are not printed yet.
+    caught_up: bool,
     printed: Printed,
 }
 
@@ -76,6 +91,8 @@ pub(super) struct Lines {
 #[derive(Debug)]
 struct Printed {
     json: bool,
+    /// A terminal is what reads them.
+    terminal: bool,
     out: Vec<u8>,
     /// Whose line was printed last, if that has no end yet.
     open: Option<(Option<TaskId>, Stream)>,
@@ -93,7 +110,7 @@ impl Lines {
     }
 
     fn current(&self) -> Option<String> {
-        if self.printed.open.is_some() {
+        if self.printed.open.is_some() || !self.caught_up {
             return None;
         }
         let mut newest: Option<(Cursor, String)> = None;
@@ -120,7 +137,8 @@ impl Printed {
         if self.open.is_some_and(|open| open != whose) {
             self.out.push(b'\n');
         }
-        self.out.extend_from_slice(line.text.as_bytes());
+        let text = if self.terminal { for_terminal(line.text) } else { line.text.into() };
+        self.out.extend_from_slice(text.as_bytes());
         if line.ended {
             self.out.push(b'\n');
         }
@@ -144,4 +162,19 @@ fn line_json(line: &LineRef<'_>) -> serde_json::Value {
         "last": line.last.to_string(),
         "ended": line.ended,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_terminal_is_given_nothing_that_turns_text_around_and_a_pipe_is() {
+        let data = "a\u{202e}b\tc\n".as_bytes();
+        let frame = crate::follow::fake::stream_output(1, pb::Stream::Stdout, data);
+        for (terminal, printed) in [(true, "ab\tc\n"), (false, "a\u{202e}b\tc\n")] {
+            let mut shown = Shown::text(false, terminal);
+            assert_eq!(shown.show(7, &frame).unwrap(), printed);
+        }
+    }
 }

@@ -88,9 +88,7 @@ async fn look_back(
             Err(stopped) => return Err(stopped.failure),
         }
     }
-    if !goes_on {
-        kept.push(&shown.finish()?);
-    }
+    kept.push(&if goes_on { shown.caught_up()? } else { shown.finish()? });
     let is_enough = kept.is_enough();
     let last = LastLines { output: kept.into_bytes(), gaps, first, next, shown };
     Ok((Found { last, is_enough }, first))
