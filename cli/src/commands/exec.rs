@@ -1,5 +1,7 @@
 //! `muster exec`: runs a command on one node, or side by side on all that a selector names.
 
+mod report;
+
 use std::io::IsTerminal as _;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,7 +11,6 @@ use clap::Args;
 use futures_util::StreamExt as _;
 use muster_proto::v1 as pb;
 use registry_core::Clock;
-use serde_json::{Value, json};
 use tokio::sync::watch;
 
 use crate::args::{Connection, Reconnect, TextFormat, as_ms, parse_pair, parse_time};
@@ -19,10 +20,12 @@ use crate::exit::{self, Failure};
 use crate::output::console::Console;
 use crate::output::{self, json};
 use crate::run::printer::Printer;
-use crate::run::{self, Order, TaskEnd};
+use crate::run::{self, Order};
 use crate::signals::Interrupts;
 use crate::stdin::{self, Feeder};
 use crate::{interactive, tty};
+
+use self::report::{Done, Finished, result_object};
 
 /// Nodes that run the command at the same time; the others follow as these end. Each keeps a stream open.
 const SIDE_BY_SIDE: usize = 64;
@@ -213,29 +216,6 @@ struct Exec {
     cancel: Cancel,
 }
 
-/// How the command did on one node.
-struct Done {
-    node: String,
-    result: Result<Finished, Failure>,
-}
-
-struct Finished {
-    task: pb::TaskView,
-    /// Not known for a detached task.
-    end: Option<TaskEnd>,
-    /// The result object, with `-o json`.
-    object: Value,
-}
-
-impl Done {
-    fn exit(&self) -> u8 {
-        match &self.result {
-            Ok(finished) => finished.end.as_ref().map_or(0, TaskEnd::exit_code),
-            Err(failure) => failure.exit,
-        }
-    }
-}
-
 impl Exec {
     async fn until_end(self, nodes: Option<Vec<String>>) -> Result<u8, Failure> {
         let console = Console::start()?;
@@ -279,7 +259,7 @@ impl Exec {
             .await;
         all.sort_by(|one, other| one.node.cmp(&other.node));
         console.flush().await?;
-        self.report(all)
+        report::report(&self.args, self.several, all)
     }
 
     async fn run_one(&self, node: &str, width: usize, console: &Console) -> Result<Finished, Failure> {
@@ -343,91 +323,6 @@ impl Exec {
             Ok(()) => {}
         }
     }
-
-    fn report(&self, mut all: Vec<Done>) -> Result<u8, Failure> {
-        let exit = all.iter().map(Done::exit).max().unwrap_or_default();
-        if !self.several {
-            let Some(Done { node, result }) = all.pop() else { return Ok(exit) };
-            let finished = result?;
-            match (self.args.output, &finished.end) {
-                (TextFormat::Json, _) => output::json_pretty(&finished.object)?,
-                (TextFormat::Text, None) => output::line(&output::sanitise(&finished.task.task_id))?,
-                (TextFormat::Text, Some(end)) => {
-                    if let Some(sentence) = end.sentence() {
-                        let node = output::sanitise(&node);
-                        output::note(&format!("{node}: {}", output::sanitise(&sentence)));
-                    }
-                }
-            }
-            return Ok(exit);
-        }
-        match self.args.output {
-            TextFormat::Json => output::json_pretty(&all.iter().map(object_of).collect::<Vec<_>>())?,
-            TextFormat::Text if self.args.detach => print_ids(&all)?,
-            TextFormat::Text => summarise(&all),
-        }
-        Ok(exit)
-    }
-}
-
-fn print_ids(all: &[Done]) -> Result<(), Failure> {
-    for Done { node, result } in all {
-        match result {
-            Ok(finished) => output::line(&output::sanitise(&finished.task.task_id))?,
-            Err(failure) => output::note(&output::sanitise(&format!("{node}: {}", failure.message))),
-        }
-    }
-    Ok(())
-}
-
-/// Which nodes did not do well, and how many did.
-fn summarise(all: &[Done]) {
-    for Done { node, result } in all {
-        let text = match result {
-            Ok(Finished { end: Some(end), .. }) => match end.sentence() {
-                Some(sentence) => sentence,
-                None if end.exit_code() != 0 => format!("exit code {}", end.exit_code()),
-                None => continue,
-            },
-            Ok(_) => continue,
-            Err(failure) => failure.message.clone(),
-        };
-        output::note(&output::sanitise(&format!("{node}: {text}")));
-    }
-    let well = all.iter().filter(|done| done.exit() == 0).count();
-    output::note(&format!("exit code 0 on {well} of {} nodes", all.len()));
-}
-
-fn object_of(done: &Done) -> Value {
-    match &done.result {
-        Ok(finished) => finished.object.clone(),
-        Err(failure) => json!({
-            "node": done.node,
-            "error": { "code": failure.code, "message": failure.message, "error_id": failure.error_id },
-            "exit": failure.exit,
-        }),
-    }
-}
-
-fn result_object(task: &pb::TaskView, end: &TaskEnd, node: &str, printer: &Printer) -> Value {
-    let (stdout, stderr) = printer.kept_texts();
-    json!({
-        "task_id": task.task_id,
-        "node_id": task.node_id,
-        "node": node,
-        "state": "ended",
-        "outcome": json::outcome(end.outcome),
-        "exit_code": end.exit_code,
-        "signal": end.signal,
-        "reason": end.reason,
-        "duration_ms": end.duration_ms,
-        "exit": end.exit_code(),
-        "stdout": stdout.text,
-        "stdout_omitted_bytes": stdout.omitted_bytes,
-        "stderr": stderr.text,
-        "stderr_omitted_bytes": stderr.omitted_bytes,
-        "last": end.last.map(|last| last.to_string()),
-    })
 }
 
 /// Cancels what runs; tried again while the hub is away, because the user has said that it should end.
@@ -478,28 +373,5 @@ mod tests {
         cancel.remove("b");
         cancel_all(hub, cancel.tasks(), Duration::ZERO, Clock::system()).await;
         assert_eq!(fake.cancelled(), 2);
-    }
-
-    #[test]
-    fn the_highest_exit_code_wins() {
-        let done = |node: &str, code: u32| Done {
-            node: node.into(),
-            result: Ok(Finished {
-                task: pb::TaskView::default(),
-                end: Some(TaskEnd {
-                    outcome: pb::TaskOutcome::Exited,
-                    exit_code: Some(code),
-                    ..TaskEnd::default()
-                }),
-                object: Value::Null,
-            }),
-        };
-        let exits: Vec<u8> = [done("a", 0), done("b", 3)].iter().map(Done::exit).collect();
-        assert_eq!(exits, [0, 3]);
-        let refused = Done { node: "c".into(), result: Err(not_the_commands(Failure::new(1, "x", "y"))) };
-        assert_eq!(refused.exit(), exit::UNKNOWN);
-        let unreachable =
-            Done { node: "c".into(), result: Err(not_the_commands(Failure::new(69, "x", "y"))) };
-        assert_eq!(unreachable.exit(), exit::UNKNOWN);
     }
 }
