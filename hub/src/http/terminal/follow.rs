@@ -123,6 +123,7 @@ enum Step {
     Over,
 }
 
+#[derive(Clone, Copy)]
 enum Work {
     /// A batch of events out of the frames that are there.
     Frames,

@@ -133,10 +133,10 @@ impl Terminal {
             let range = Range { first: Cursor::START, last: Cursor::START, complete: true };
             return Ok((rows.iter().map(|_| nothing()).collect(), range));
         };
-        let _turn = self.views.turn("commands").await?;
+        let turn = Arc::new(self.views.turn("commands").await?);
         let view = CommandsView::of(given.iter().map(|(row, _)| row.id), max_bytes);
         let node = &given[0].0.node;
-        let scanned = self.scan(principal, node, Stretch::ToPresent(from), Summing(view)).await?;
+        let scanned = self.scan(principal, node, Stretch::ToPresent(from), &turn, Summing(view)).await?;
         let mut summaries: HashMap<TaskId, CommandSummary> =
             scanned.fold.0.finish().into_iter().map(|summary| (summary.task, summary)).collect();
         let range = scanned.range;

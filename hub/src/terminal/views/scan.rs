@@ -6,7 +6,7 @@ use std::sync::Arc;
 use futures_util::StreamExt as _;
 use registry_core::{Boot, Cursor, Frame, FrameKind, NodeId};
 
-use super::Range;
+use super::{Range, Turn};
 use crate::auth::Principal;
 use crate::error::{HubError, HubResult};
 use crate::terminal::{ReadItem, ReadRequest, ReadSince, Terminal};
@@ -41,12 +41,13 @@ pub(super) struct Scanned<F> {
 }
 
 impl Terminal {
-    /// Hands every frame of a stretch to `fold`.
+    /// Hands every frame of a stretch to `fold`, in a turn that lasts until nothing is computed any more.
     pub(super) async fn scan<F: Fold>(
         &self,
         principal: &Principal,
         node: &NodeId,
         stretch: Stretch,
+        turn: &Arc<Turn>,
         mut fold: F,
     ) -> HubResult<Scanned<F>> {
         let known = self.mesh.resolve(principal, node.as_str())?;
@@ -76,7 +77,7 @@ impl Terminal {
                         range.last = last.cursor(boot);
                     }
                     let flow;
-                    (fold, flow) = compute(fold, boot, frames).await?;
+                    (fold, flow) = compute(Arc::clone(turn), fold, boot, frames).await?;
                     let too_long = matches!(stretch, Stretch::Onwards(_)) && weight >= VIEW_SCAN_BYTES;
                     if flow.is_break() || too_long || range.last >= until {
                         truncated = range.last < until;
@@ -91,15 +92,57 @@ impl Terminal {
     }
 }
 
-/// One step of a pass, away from the threads that connections wait for.
+/// One step of a pass, away from the threads that connections wait for. It goes on, in its turn, when nobody waits for
+/// it any more.
 async fn compute<F: Fold>(
+    turn: Arc<Turn>,
     mut fold: F,
     boot: Boot,
     frames: Vec<Arc<Frame>>,
 ) -> HubResult<(F, ControlFlow<()>)> {
     let step = move || {
+        let _turn = turn;
         let flow = fold.take(boot, &frames);
         (fold, flow)
     };
     tokio::task::spawn_blocking(step).await.map_err(HubError::fault)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::{Receiver, channel};
+
+    use registry_core::Clock;
+    use tokio::sync::mpsc::UnboundedSender;
+
+    use super::super::Turns;
+    use super::*;
+    use crate::metrics::Metrics;
+
+    struct Slow(UnboundedSender<()>, Receiver<()>);
+
+    impl Fold for Slow {
+        fn take(&mut self, _: Boot, _: &[Arc<Frame>]) -> ControlFlow<()> {
+            self.0.send(()).unwrap();
+            let _ = self.1.recv();
+            ControlFlow::Break(())
+        }
+    }
+
+    #[tokio::test]
+    async fn a_step_that_nobody_waits_for_any_more_keeps_its_turn() {
+        let turns = Turns::new(Metrics::new(), Clock::system());
+        let free = turns.free();
+        let (begun, mut has_begun) = tokio::sync::mpsc::unbounded_channel();
+        let (go, gate) = channel();
+        let turn = Arc::new(turns.turn("search").await.unwrap());
+        let mut step = Box::pin(compute(turn, Slow(begun, gate), Boot(1), Vec::new()));
+        tokio::select! {
+            _ = &mut step => panic!("it waits for the gate"),
+            Some(()) = has_begun.recv() => {}
+        }
+        drop(step);
+        assert_eq!(turns.free(), free - 1);
+        drop(go);
+    }
 }

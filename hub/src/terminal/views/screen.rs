@@ -65,7 +65,7 @@ impl Terminal {
         let from = task.read_from.unwrap_or(self.ingest.node(&node).progress().published);
         let seat = self.views.screens.seat(node.id(), task.id, self.views.clock.monotonic_ms());
         let _its_turn = seat.turn.acquire().await.map_err(HubError::fault)?;
-        let _turn = self.views.turn("screen").await?;
+        let turn = Arc::new(self.views.turn("screen").await?);
         let new = || Drawing {
             task: task.id,
             screen: Screen {
@@ -81,7 +81,7 @@ impl Terminal {
         if !drawing.screen.over {
             let first = drawing.screen.first;
             let asked = drawing.screen.at;
-            let scanned = self.scan(principal, node.id(), Stretch::ToPresent(asked), drawing).await?;
+            let scanned = self.scan(principal, node.id(), Stretch::ToPresent(asked), &turn, drawing).await?;
             drawing = scanned.fold;
             let screen = &mut drawing.screen;
             screen.first = if scanned.shortened { scanned.range.first } else { first };

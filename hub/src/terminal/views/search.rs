@@ -80,14 +80,14 @@ impl Terminal {
         if let Some(id) = query.task {
             self.task_of(&node, id).await?;
         }
-        let _turn = self.views.turn("search").await?;
+        let turn = Arc::new(self.views.turn("search").await?);
         let after = match query.since {
             ReadSince::Cursor(cursor) => Some(cursor),
             _ => None,
         };
         let since = after.map_or(query.since, |after| ReadSince::Cursor(look_back(after)));
         let looking = Looking::new(search, query.task, after.unwrap_or(Cursor::START), max_hits);
-        let scanned = self.scan(principal, node.id(), Stretch::Onwards(since), looking).await?;
+        let scanned = self.scan(principal, node.id(), Stretch::Onwards(since), &turn, looking).await?;
         let mut looking = scanned.fold;
         let read = scanned.range.last.max(looking.after);
         let stopped = looking.stopped.unwrap_or(read);

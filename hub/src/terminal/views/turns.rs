@@ -34,6 +34,12 @@ impl Turns {
         Self { permits: Arc::new(Semaphore::new(MAX_VIEWS)), metrics, clock }
     }
 
+    /// Turns that nobody has.
+    #[cfg(test)]
+    pub(crate) fn free(&self) -> usize {
+        self.permits.available_permits()
+    }
+
     pub(crate) async fn turn(&self, kind: &'static str) -> HubResult<Turn> {
         let permit = Arc::clone(&self.permits).acquire_owned().await.map_err(HubError::fault)?;
         let (metrics, clock) = (Arc::clone(&self.metrics), self.clock.clone());
@@ -84,7 +90,7 @@ mod tests {
             Some(()) = has_begun.recv() => {}
         }
         drop(waiting);
-        assert_eq!(turns.permits.available_permits(), MAX_VIEWS - 1);
+        assert_eq!(turns.free(), MAX_VIEWS - 1);
         drop(go);
         let _all = turns.permits.acquire_many(MAX_VIEWS as u32).await.unwrap();
     }
