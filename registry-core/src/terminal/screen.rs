@@ -47,6 +47,9 @@ pub const MAX_TITLE_BYTES: usize = 256;
 /// What the parts beside the cells hold at most, in bytes: the beginning of a string, and titles.
 const STRINGS_BYTES: usize = Strings::MAX_BYTES + (Titles::MAX_ASIDE + 1) * MAX_TITLE_BYTES;
 
+/// The rows that the emulator makes at once when a screen grows.
+const SPARE_ROWS: usize = 1000;
+
 /// How a screen begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ScreenOptions {
@@ -244,7 +247,9 @@ impl ScreenView {
             return;
         }
         let history = self.term.grid().history_size();
-        let cells = (history + 2 * now.rows) * now.cols + (history + 2 * size.rows) * size.cols;
+        // The emulator makes room for rows to come when it grows.
+        let spare = if size.rows > now.rows { SPARE_ROWS * size.cols } else { 0 };
+        let cells = (history + 2 * now.rows) * now.cols + (history + 2 * size.rows) * size.cols + spare;
         if !self.allowance.spend(cells) {
             // The newest counts. Output earns the allowance for it.
             self.waiting_size = Some(size);
