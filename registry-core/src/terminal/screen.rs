@@ -47,9 +47,6 @@ pub const MAX_TITLE_BYTES: usize = 256;
 /// What the parts beside the cells hold at most, in bytes: the beginning of a string, and titles.
 const STRINGS_BYTES: usize = Strings::MAX_BYTES + (Titles::MAX_ASIDE + 1) * MAX_TITLE_BYTES;
 
-/// The rows that the emulator makes at once when a screen grows.
-const SPARE_ROWS: usize = 1000;
-
 /// How a screen begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ScreenOptions {
