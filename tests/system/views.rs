@@ -226,7 +226,14 @@ async fn a_search_ends_as_grep_does() {
     assert!(overwritten.stdout.is_empty() && overwritten.stderr.is_empty(), "{}", overwritten.stderr);
     let some = search(&["--regex", "^2..$", "--max-hits", "3"]).succeeded();
     assert_eq!(some.stdout_text().lines().count(), 3);
-    assert!(some.stderr.contains("stopped after 3 hits (and 97 more"), "{}", some.stderr);
+    for word in [
+        "97 more hits came with the last one",
+        "--max-hits 100 ",
+        "stopped after 3 hits; go on with --since ",
+    ] {
+        assert!(some.stderr.contains(word), "{word:?} is not in {}", some.stderr);
+    }
+    let _ = search(&["--max-hits", "0", "error"]).with_code(2);
     let hit = search(&["--regex", "^2..$", "-o", "json", "--max-hits", "1"]).succeeded().json();
     assert_eq!((&hit["text"], &hit["match_end"]), (&"200".into(), &3.into()));
     let before = hit["before"].as_str().unwrap();
@@ -237,6 +244,41 @@ async fn a_search_ends_as_grep_does() {
     // On a terminal the match is in colour.
     let terminal = hub.muster(&["search", "web-1", "here"]).on_terminal(24, 80);
     terminal.wait_for("an error \x1b[1;31mhere\x1b[0m", 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_search_that_goes_on_finds_each_line_once_also_where_it_stopped_inside_one() {
+    let (hub, _agent) = fleet_of_one("web-1").await;
+    let script = r"printf 'needle-first one\nneedle-fi'; sleep 0.2; printf 'rst two\n'; sleep 0.2; echo needle-first three";
+    let _ = sh(&hub, script).succeeded();
+    let (mut found, mut since) = (String::new(), "0:0".to_owned());
+    for _ in 0..4 {
+        let ran =
+            hub.muster(&["search", "web-1", "needle-first", "--max-hits", "1", "--since", &since]).run();
+        found.push_str(&ran.stdout_text());
+        match ran.stderr.split_once("go on with --since ") {
+            Some((_, cursor)) => since = cursor.trim_end().to_owned(),
+            None => break,
+        }
+    }
+    let lines: Vec<&str> = found.lines().filter_map(|line| line.split_once("  ")).map(|hit| hit.1).collect();
+    assert_eq!(lines, ["one", "two", "three"].map(|n| format!("needle-first {n}")));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_that_turns_text_around_reaches_a_terminal() {
+    let (hub, _agent) = fleet_of_one("web-1").await;
+    let said = "ab\u{202e}cd\u{2066}ef\u{61c}g\u{2028}h";
+    let _ = hub.muster(&["exec", "web-1", "--", "echo", said]).run().succeeded();
+    assert_eq!(logs(&hub, &[]).stdout_text(), format!("{said}\n"), "a pipe is given the text as it is");
+    for args in [&["logs", "web-1"][..], &["logs", "web-1", "--view", "commands"], &["search", "web-1", "ab"]]
+    {
+        let mut terminal = hub.muster(&[&["--no-color"], args].concat()).on_terminal(24, 200);
+        terminal.wait_for("abcdefgh\r\n", 0);
+        assert_eq!(terminal.wait(), 0);
+        let seen = terminal.seen();
+        assert!(!seen.contains(['\u{202e}', '\u{2066}', '\u{61c}', '\u{2028}']), "{args:?}: {seen:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

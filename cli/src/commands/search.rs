@@ -20,7 +20,8 @@ Examples:
   muster search web-1 OOM -o json | jq -r .before
 
 What is searched are lines as `muster logs --view text` prints them: without escape sequences, what was written over
-gone. Each hit is a cursor and its line. To see what stood around it: muster logs NODE --since BEFORE, with `before`
+gone. Each hit is a cursor and its line. A line is found by where it ended, or changed last: going on with --since finds
+none twice and misses none, also where output was read in the middle of a line. To see what stood around it: muster logs NODE --since BEFORE, with `before`
 of -o json.
 
 Exit codes: 0 there are hits, 1 there is none, 2 the command line or the pattern is wrong, 255 the hub refused it (no
