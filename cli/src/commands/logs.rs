@@ -469,55 +469,11 @@ mod tests {
         assert_eq!(printed(unended, &["--tail", "2"]).await.0, "b\ncd");
     }
 
-    /// Three layers that are drawn in place, as docker does.
-    fn layers() -> Vec<pb::Frame> {
-        let draw = |seq, up: &str, state: &str| {
-            let rows: String = ["a", "b", "c"].map(|layer| format!("{layer}: {state}\x1b[K\r\n")).concat();
-            stream_output(seq, pb::Stream::Pty, format!("{up}{rows}").as_bytes())
-        };
-        vec![
-            started(1),
-            stream_output(2, pb::Stream::Pty, b"pulling\r\n"),
-            draw(3, "", "waiting"),
-            draw(4, "\x1b[3A", "done"),
-            ended(5, pb::TaskEnded::default()),
-        ]
-    }
-
     #[tokio::test]
     async fn what_is_there_already_is_followed_as_it_stands_in_the_end() {
-        let (plain, ..) = printed(layers(), &[]).await;
+        let (plain, ..) = printed(shown::tests::layers(), &[]).await;
         assert_eq!(plain, "pulling\na: done\nb: done\nc: done\n");
-        assert_eq!(printed(layers(), &["--follow", "--task", TASK]).await.0, plain);
-
-        let mut shown = args(&["--follow"]).shown();
-        let mut frames = layers();
-        frames.pop();
-        for frame in &frames {
-            assert_eq!(shown.show(7, frame).unwrap(), "", "it may still change");
-        }
-        assert_eq!(shown.current(), None, "the lines above it are not printed");
-        assert_eq!(shown.caught_up().unwrap(), plain);
-        let next = stream_output(6, pb::Stream::Pty, b"next\r\nopen");
-        assert_eq!(shown.show(7, &next).unwrap(), "next\n", "and then a line comes once it ends");
-        assert_eq!(shown.current().as_deref(), Some("open"));
-    }
-
-    #[tokio::test]
-    async fn the_last_lines_of_what_is_followed_are_those_that_are_there() {
-        let fake = FakeHub::new(layers()[..4].to_vec());
-        let (hub, _server) = fake.serve();
-        let args = args(&["--tail", "3", "--follow"]);
-        let reading = Reading {
-            node: args.node.clone(),
-            task_id: None,
-            start: Start::Oldest,
-            follow: true,
-            max_bytes: 0,
-        };
-        let clock = Clock::system();
-        let tail = tail::read(&hub, &reading, 3, Duration::ZERO, &clock, || args.shown()).await.unwrap();
-        assert_eq!(tail.output, "a: done\nb: done\nc: done\n");
+        assert_eq!(printed(shown::tests::layers(), &["--follow", "--task", TASK]).await.0, plain);
     }
 
     #[test]

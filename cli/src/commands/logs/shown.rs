@@ -165,16 +165,47 @@ fn line_json(line: &LineRef<'_>) -> serde_json::Value {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
+    use crate::follow::fake::{ended, started, stream_output};
+
+    /// Three layers that are drawn in place, as docker does.
+    pub(in super::super) fn layers() -> Vec<pb::Frame> {
+        let draw = |seq, up: &str, state: &str| {
+            let rows: String = ["a", "b", "c"].map(|layer| format!("{layer}: {state}\x1b[K\r\n")).concat();
+            stream_output(seq, pb::Stream::Pty, format!("{up}{rows}").as_bytes())
+        };
+        vec![
+            started(1),
+            stream_output(2, pb::Stream::Pty, b"pulling\r\n"),
+            draw(3, "", "waiting"),
+            draw(4, "\x1b[3A", "done"),
+            ended(5, pb::TaskEnded::default()),
+        ]
+    }
 
     #[test]
     fn a_terminal_is_given_nothing_that_turns_text_around_and_a_pipe_is() {
         let data = "a\u{202e}b\tc\n".as_bytes();
-        let frame = crate::follow::fake::stream_output(1, pb::Stream::Stdout, data);
+        let frame = stream_output(1, pb::Stream::Stdout, data);
         for (terminal, printed) in [(true, "ab\tc\n"), (false, "a\u{202e}b\tc\n")] {
             let mut shown = Shown::text(false, terminal);
             assert_eq!(shown.show(7, &frame).unwrap(), printed);
         }
+    }
+
+    #[test]
+    fn a_line_is_final_once_nothing_that_is_there_changes_it() {
+        let mut shown = Shown::text(false, false);
+        let mut frames = layers();
+        frames.pop();
+        for frame in &frames {
+            assert_eq!(shown.show(7, frame).unwrap(), "", "it may still change");
+        }
+        assert_eq!(shown.current(), None, "the lines above it are not printed");
+        assert_eq!(shown.caught_up().unwrap(), "pulling\na: done\nb: done\nc: done\n");
+        let next = stream_output(6, pb::Stream::Pty, b"next\r\nopen");
+        assert_eq!(shown.show(7, &next).unwrap(), "next\n", "and then a line comes once it ends");
+        assert_eq!(shown.current().as_deref(), Some("open"));
     }
 }

@@ -137,3 +137,27 @@ impl KeptLines {
         Bytes::from(Vec::from(self.bytes))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::shown::tests::layers;
+    use super::*;
+    use crate::follow::fake::FakeHub;
+
+    #[tokio::test]
+    async fn the_last_lines_of_what_is_followed_are_those_that_are_there() {
+        let fake = FakeHub::new(layers()[..4].to_vec());
+        let (hub, _server) = fake.serve();
+        let reading = Reading {
+            node: "web-1".to_owned(),
+            task_id: None,
+            start: Start::Oldest,
+            follow: true,
+            max_bytes: 0,
+        };
+        let clock = Clock::system();
+        let tail =
+            read(&hub, &reading, 5, Duration::ZERO, &clock, || Shown::text(false, false)).await.unwrap();
+        assert_eq!(tail.output, "pulling\na: done\nb: done\nc: done\n");
+    }
+}
