@@ -55,41 +55,43 @@ fn csi(rest: &[u8]) -> Option<usize> {
 /// depends on the byte after it.
 pub(super) fn clean_run(input: &[u8]) -> usize {
     let mut at = 0;
-    let mut block_from = SHORT_RUN;
     loop {
-        if at >= block_from {
+        let short = input.len().min(at + SHORT_RUN);
+        at += plain_run(&input[at..short]);
+        if at == short && short < input.len() {
             // One byte more than a block, so that each byte's successor is there.
             while input.get(at..=at + BLOCK).is_some_and(|window| !block_is_dirty(window)) {
                 at += BLOCK;
             }
-            // What is dirty is in the next block, or there is none.
-            block_from = at + BLOCK;
+            continue;
         }
-        at += plain_word(&input[at..]);
         match input.get(at) {
             Some(b'\t' | b'\n' | b'\r') => at += 1,
             Some(&C2) if input.get(at + 1).is_none_or(|next| next & 0xE0 != 0x80) => at += 1,
-            Some(&byte) if byte >= 0x20 && byte != DEL && byte != C2 => {}
             _ => return at,
         }
     }
 }
 
-/// How many bytes of the first eight are neither C0 nor DEL nor [`C2`]; fewer than eight are looked at one by one.
-fn plain_word(input: &[u8]) -> usize {
+/// How many bytes at the start of `input` are neither C0 nor DEL nor [`C2`]: eight at a time.
+fn plain_run(input: &[u8]) -> usize {
     const ONES: u64 = 0x0101_0101_0101_0101;
     const HIGHS: u64 = 0x8080_8080_8080_8080;
-    let Some(word) = input.first_chunk() else {
-        let is_plain = |byte: &u8| *byte >= 0x20 && *byte != DEL && *byte != C2;
-        return input.iter().take_while(|byte| is_plain(byte)).count();
-    };
-    let word = u64::from_le_bytes(*word);
-    let control = word.wrapping_sub(ONES * 0x20) & !word;
-    let del = word ^ (ONES * DEL as u64);
-    let lead = word ^ (ONES * C2 as u64);
-    // The lowest of these bits is exact; those above it may be borrowed.
-    let found = (control | del.wrapping_sub(ONES) & !del | lead.wrapping_sub(ONES) & !lead) & HIGHS;
-    if found == 0 { 8 } else { found.trailing_zeros() as usize / 8 }
+    let mut at = 0;
+    while let Some(word) = input.get(at..).and_then(|rest| rest.first_chunk::<8>()) {
+        let word = u64::from_le_bytes(*word);
+        let control = word.wrapping_sub(ONES * 0x20) & !word;
+        let del = word ^ (ONES * DEL as u64);
+        let lead = word ^ (ONES * C2 as u64);
+        // The lowest of these bits is exact; those above it may be borrowed.
+        let found = (control | del.wrapping_sub(ONES) & !del | lead.wrapping_sub(ONES) & !lead) & HIGHS;
+        if found != 0 {
+            return at + found.trailing_zeros() as usize / 8;
+        }
+        at += 8;
+    }
+    let is_plain = |byte: &u8| *byte >= 0x20 && *byte != DEL && *byte != C2;
+    at + input[at..].iter().take_while(|byte| is_plain(byte)).count()
 }
 
 /// True when one of the first [`BLOCK`] bytes is to be taken out. No early exit: that keeps it vector code.
