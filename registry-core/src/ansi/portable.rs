@@ -54,15 +54,19 @@ fn csi(rest: &[u8]) -> Option<usize> {
 /// How many bytes at the start of `input` stay as they are, come what may behind them, except that a last C2
 /// depends on the byte after it.
 pub(super) fn clean_run(input: &[u8]) -> usize {
-    let mut at = 0;
+    let (mut at, mut words_until) = (0, SHORT_RUN);
     loop {
-        let short = input.len().min(at + SHORT_RUN);
-        at += plain_run(&input[at..short]);
-        if at == short && short < input.len() {
+        if at >= words_until {
             // One byte more than a block, so that each byte's successor is there.
             while input.get(at..=at + BLOCK).is_some_and(|window| !block_is_dirty(window)) {
                 at += BLOCK;
             }
+            // What is dirty is in the next block, or there is none.
+            words_until = at + BLOCK;
+        }
+        let short = input.len().min(words_until);
+        at += plain_run(&input[at..short]);
+        if at == short && short < input.len() {
             continue;
         }
         match input.get(at) {
