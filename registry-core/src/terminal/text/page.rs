@@ -49,6 +49,8 @@ pub(super) struct Page {
     window: usize,
     /// So many were in the beginning.
     first_window: usize,
+    /// So many will be behind what passes now.
+    window_behind: Option<usize>,
     /// Lines since the cursor moved up.
     calm: u32,
     allowance: Allowance,
@@ -91,6 +93,7 @@ impl Page {
             over: String::new(),
             window: window.min(MAX_WINDOW_LINES),
             first_window: window.min(MAX_WINDOW_LINES),
+            window_behind: None,
             calm: 0,
             allowance: Allowance::default(),
             held: 0,
@@ -109,8 +112,9 @@ impl Page {
         // Lines that so many others follow need not be held to be given after all.
         let passing = if climbs { 0 } else { before_last_lines(text, self.window) };
         if passing > 0 {
-            let window = std::mem::take(&mut self.window);
+            self.window_behind = Some(std::mem::take(&mut self.window));
             self.run(&text[..passing], give);
+            let window = self.window_behind.take().unwrap_or(self.first_window);
             self.window = if self.calm > CALM_LINES { self.first_window } else { window };
         }
         self.run(&text[passing..], give);

@@ -244,7 +244,7 @@ impl Page {
         self.current = 0;
         self.rows[0].clear();
         self.rows[0].first = None;
-        self.window = self.first_window;
+        *self.window_behind.as_mut().unwrap_or(&mut self.window) = self.first_window;
         self.enter(0);
     }
 

@@ -56,3 +56,12 @@ fn a_window_that_nobody_needs_any_more_is_the_first_again() {
     fed(&mut page, b"a\nb\n\x1b[2Ax\n\x1b[H\x1b[2J");
     assert!(page.is_new(), "the screen was cleared");
 }
+
+#[test]
+fn a_screen_that_is_cleared_among_lines_that_pass_is_as_new() {
+    let mut page = Page::new(0);
+    fed(&mut page, b"\x1b[2L");
+    assert!(page.window > 0, "lines may still be moved");
+    fed(&mut page, b"a\nb\x1b[2J\nc\nd\ne\n");
+    assert_eq!(page.window, 0);
+}
