@@ -2,6 +2,8 @@
 
 mod cases;
 mod corpus;
+#[path = "../pieces/cut.rs"]
+mod cut;
 mod oracle;
 mod streams;
 

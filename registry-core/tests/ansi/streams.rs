@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use proptest::prelude::*;
 use registry_core::ansi::{DEFAULT_CAP_BYTES, Path, Stripper, strip, strip_in_place, strip_str};
 
+use super::cut::cut;
 use super::{oracle, show, strip_pieces};
 
 /// Beginnings, ends and middles of everything that the policy names, so that they meet each other.
@@ -99,20 +100,6 @@ fn any_bytes() -> impl Strategy<Value = Vec<u8>> {
 
 fn any_cap() -> impl Strategy<Value = usize> {
     prop_oneof![0_usize..12, 60_usize..70, Just(DEFAULT_CAP_BYTES), Just(usize::MAX)]
-}
-
-/// Cuts `input` into pieces of the given lengths, taken in turn.
-fn cut<'a>(mut input: &'a [u8], lengths: &[usize]) -> Vec<&'a [u8]> {
-    let mut pieces = Vec::new();
-    for length in lengths.iter().cycle() {
-        if input.is_empty() {
-            break;
-        }
-        let (piece, rest) = input.split_at((*length).min(input.len()));
-        pieces.push(piece);
-        input = rest;
-    }
-    pieces
 }
 
 proptest! {

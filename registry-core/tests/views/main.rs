@@ -4,6 +4,8 @@
 
 mod captures;
 mod cases;
+#[path = "../pieces/cut.rs"]
+mod cut;
 mod frames;
 mod hostile;
 mod oracle;

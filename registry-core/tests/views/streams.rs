@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 use registry_core::terminal::text::TextOptions;
 
+use super::cut::cut;
 use super::oracle::{self, Step};
 use super::text_of;
 
@@ -97,20 +98,6 @@ fn streams() -> impl Strategy<Value = (Vec<Step>, String)> {
         let bytes = steps.iter().map(|(step, way)| bytes_of(step, *way)).collect();
         (steps.into_iter().map(|(step, _)| step).collect(), bytes)
     })
-}
-
-/// Cuts `input` into pieces of the given lengths, taken in turn.
-fn cut<'a>(mut input: &'a [u8], lengths: &[usize]) -> Vec<&'a [u8]> {
-    let mut pieces = Vec::new();
-    for length in lengths.iter().cycle() {
-        if input.is_empty() {
-            break;
-        }
-        let (piece, rest) = input.split_at((*length).min(input.len()));
-        pieces.push(piece);
-        input = rest;
-    }
-    pieces
 }
 
 proptest! {
