@@ -85,6 +85,21 @@ pub(super) struct Machine {
     pub(super) counters: Counters,
 }
 
+/// The part of a [`Machine`] that decides what the next byte does, except for the cap.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Situation {
+    pub(super) state: State,
+    pub(super) orphan: bool,
+    pub(super) body_lead: bool,
+}
+
+impl Situation {
+    /// How many bytes are held back: one, or none.
+    pub(super) fn holds_back(self) -> u32 {
+        u32::from(self.state == State::Lead)
+    }
+}
+
 impl Machine {
     pub(super) fn new(cap: usize) -> Self {
         Self {
@@ -105,6 +120,18 @@ impl Machine {
     /// The last byte that was kept is a [`C2`] that begins no character.
     pub(super) fn has_orphan(&self) -> bool {
         self.orphan
+    }
+
+    /// What decides what the next byte does, except for the cap.
+    pub(super) fn situation(&self) -> Situation {
+        // A body that is over leaves this behind.
+        let body_lead = self.body_lead && matches!(self.state, State::Osc | State::Str);
+        Situation { state: self.state, orphan: self.orphan, body_lead }
+    }
+
+    /// Goes on from there.
+    pub(super) fn resume(&mut self, situation: Situation) {
+        Situation { state: self.state, orphan: self.orphan, body_lead: self.body_lead } = situation;
     }
 
     /// Skips the part of an open string's body, at the start of `rest`, that cannot end it; returns its length.

@@ -1,81 +1,121 @@
-//! The byte machine as a table: what each byte does in each state, learnt from the machine itself.
+//! The byte machine as tables: what each byte does in each state, learnt from the machine itself.
 //!
 //! Streams made to be hard have something out of the ordinary every few bytes, and the machine's branches are then
-//! foreseen wrongly over and over. A look-up costs the same whatever comes.
+//! foreseen wrongly over and over. A look-up costs the same whatever comes: from one byte to the next only the state has
+//! to be known, which is one load.
 
 use std::sync::LazyLock;
 
-use super::machine::{Machine, State};
+use super::machine::{C2, Machine, Situation, State};
 
 /// The most bytes that are taken at once.
 pub(super) const MAX_STEPS: usize = 64;
-/// After so many bytes of text in a row there may be more of it, which others take faster.
-const TEXT_STEPS: u32 = 8;
+/// Bytes taken before it is looked whether others should go on.
+const GROUP: usize = 8;
 
-/// The states that are in the table, in the order in which they are there.
-const STATES: [State; 9] = [
-    State::Ground,
-    State::Lead,
-    State::Escape { string: false },
-    State::Escape { string: true },
-    State::Intermediate,
-    State::Csi,
-    State::OscStart,
-    State::Osc,
-    State::Str,
-];
+/// A byte's entries are this far apart: one for each [`Situation`]'s number, and for [`ASK`].
+const WIDTH: usize = 64;
+/// The number for "there is no entry, the machine must be asked". It is never left, and nothing counts in it. No
+/// situation has it: in text there is no body whose last byte could be anything.
+const ASK: u8 = BODY_LEAD;
+/// Added to a situation's number.
+const ORPHAN: u8 = 16;
+/// Added to a situation's number.
+const BODY_LEAD: u8 = 32;
+/// Where the numbers of Linux' palette forms begin, less one: as many digits as are missing are added.
+const PALETTE: u8 = 8;
 
-/// An entry has the next state, times 256, and these bits.
+/// What a byte does. Groups of bytes are added up: each of the counts has eight bits, more than [`MAX_STEPS`] needs.
 mod does {
-    /// The byte is text.
+    /// The byte is text, or a C2 that may turn out to be: that which turns out not to be is taken off again.
     pub(super) const KEEP: u32 = 1;
     /// It counts as dropped.
-    pub(super) const DROP: u32 = 1 << 1;
+    pub(super) const DROP: u32 = 1 << 8;
     /// It aborts a string.
-    pub(super) const ABORT: u32 = 1 << 2;
-    /// It belongs to a string's body.
-    pub(super) const BODY: u32 = 1 << 3;
-    /// It opens a string.
-    pub(super) const OPEN: u32 = 1 << 4;
-    /// Something that has no bit: the machine must be asked.
-    pub(super) const ASK: u32 = 1 << 5;
+    pub(super) const ABORT: u32 = 1 << 16;
+    /// It belongs to a string's body. This and the next are not counts.
+    pub(super) const BODY: u32 = 1 << 24;
+    /// A body begins behind it, if any.
+    pub(super) const OPEN: u32 = 1 << 31;
 }
-/// Where an entry has the next state.
-const STATE: u32 = 0xF00;
 
-static TABLE: LazyLock<[u32; STATES.len() * 256]> =
-    LazyLock::new(|| std::array::from_fn(|at| learn(STATES[at / 256], (at % 256) as u8)));
+/// For each byte and situation, at `WIDTH * byte + number`, what comes of it.
+struct Tables {
+    /// The next situation. Longer than it has to be, so that no index is beyond it.
+    next: [u8; WIDTH * 256 + 256],
+    does: [u32; WIDTH * 256 + 256],
+}
 
-/// What the machine does with a byte in a state.
-fn learn(state: State, byte: u8) -> u32 {
+static TABLES: LazyLock<Box<Tables>> = LazyLock::new(|| {
+    let mut tables = Box::new(Tables { next: [ASK; _], does: [0; _] });
+    for byte in 0..=u8::MAX {
+        for number in (0..WIDTH as u8).filter(|number| *number != ASK) {
+            if let Some((next, does)) = learn(situation(number), byte) {
+                let at = WIDTH * usize::from(byte) + usize::from(number);
+                (tables.next[at], tables.does[at]) = (next, does);
+            }
+        }
+    }
+    tables
+});
+
+/// What the machine does with a byte; `None` when it must be asked each time.
+fn learn(from: Situation, byte: u8) -> Option<(u8, u32)> {
     /// A body of some length, so that it can be told what became of it.
     const BODY: usize = 7;
     let mut machine = Machine::new(usize::MAX);
-    (machine.state, machine.body) = (state, BODY);
+    machine.resume(from);
+    machine.body = BODY;
     let mut out = Vec::new();
     machine.step(byte, &mut out);
     let met = machine.counters;
-    let next = STATES.iter().position(|state| *state == machine.state);
-    let kept = match out[..] {
-        [] => Some(0),
-        [kept] if kept == byte => Some(does::KEEP),
-        _ => None,
-    };
+    let to = machine.situation();
+    let kept = (out.len() as u32 + to.holds_back()).wrapping_sub(from.holds_back());
     let body = match machine.body {
-        BODY => Some(0),
-        0 => Some(does::OPEN),
-        _ if machine.body == BODY + 1 => Some(does::BODY),
-        _ => None,
+        0 => does::OPEN,
+        BODY => 0,
+        _ if machine.body == BODY + 1 => does::BODY,
+        _ => return None,
     };
-    let simple = !machine.has_orphan() && !machine.body_lead && met.capped_strings == 0;
-    match (next, kept, body) {
-        (Some(next), Some(kept), Some(body)) if simple => {
-            let drop = if met.dropped_controls == 0 { 0 } else { does::DROP };
-            let abort = if met.aborted_strings == 0 { 0 } else { does::ABORT };
-            (next as u32) << 8 | kept | body | drop | abort
-        }
-        _ => does::ASK,
-    }
+    let dropped = if met.dropped_controls == 0 { 0 } else { does::DROP };
+    let aborted = if met.aborted_strings == 0 { 0 } else { does::ABORT };
+    Some((number(to), kept.wrapping_add(body | dropped | aborted)))
+}
+
+/// A situation's number, less than [`WIDTH`].
+#[inline(always)]
+fn number(situation: Situation) -> u8 {
+    let state = match situation.state {
+        State::Ground => 0,
+        State::Lead => 1,
+        State::Escape { string: false } => 2,
+        State::Escape { string: true } => 3,
+        State::Intermediate => 4,
+        State::Csi => 5,
+        State::OscStart => 6,
+        State::Osc => 7,
+        State::Str => 8,
+        State::Palette { missing } => PALETTE + missing,
+    };
+    state + if situation.orphan { ORPHAN } else { 0 } + if situation.body_lead { BODY_LEAD } else { 0 }
+}
+
+/// The situation that has a number.
+#[inline(always)]
+fn situation(number: u8) -> Situation {
+    let state = match number % ORPHAN {
+        0 => State::Ground,
+        1 => State::Lead,
+        2 => State::Escape { string: false },
+        3 => State::Escape { string: true },
+        4 => State::Intermediate,
+        5 => State::Csi,
+        6 => State::OscStart,
+        7 => State::Osc,
+        8 => State::Str,
+        palette => State::Palette { missing: palette - PALETTE },
+    };
+    Situation { state, orphan: number & ORPHAN != 0, body_lead: number & BODY_LEAD != 0 }
 }
 
 /// Takes up to `limit` bytes, at most [`MAX_STEPS`]. Returns how many; at least one, if there is one.
@@ -84,39 +124,23 @@ pub(super) fn steps(machine: &mut Machine, input: &[u8], limit: usize, out: &mut
     let mut at = 0;
     // No body that is open, or opened on the way, reaches the cap.
     let far = machine.cap.checked_sub(MAX_STEPS).is_some_and(|far| machine.body <= far);
-    if let Some(state) = STATES.iter().position(|state| *state == machine.state)
-        && far
-        && !machine.has_orphan()
-        && !machine.body_lead
-    {
-        let table = &*TABLE;
-        let mut state = (state as u32) << 8;
-        let (mut kept, mut filled) = ([0; MAX_STEPS], 0);
-        let (mut dropped, mut aborted, mut body) = (0, 0, machine.body);
-        let mut text = 0;
-        for &byte in input {
-            let entry = table[(state | u32::from(byte)) as usize];
-            if entry & does::ASK != 0 {
-                break;
-            }
-            state = entry & STATE;
-            kept[filled % MAX_STEPS] = byte;
-            filled += (entry & does::KEEP) as usize;
-            dropped += u64::from(entry & does::DROP);
-            aborted += u64::from(entry & does::ABORT);
-            body = if entry & does::OPEN != 0 { 0 } else { body + usize::from(entry & does::BODY != 0) };
-            at += 1;
-            // Text in a row, which leaves the state alone.
-            text = (text + 1) * (entry & does::KEEP);
-            if text == TEXT_STEPS {
-                break;
-            }
-        }
-        out.extend_from_slice(&kept[..filled]);
-        machine.state = STATES[(state >> 8) as usize];
-        machine.body = body;
-        machine.counters.dropped_controls += dropped / u64::from(does::DROP);
-        machine.counters.aborted_strings += aborted / u64::from(does::ABORT);
+    if far {
+        let from = machine.situation();
+        let mut walk = Walk {
+            tables: &TABLES,
+            number: number(from),
+            body: machine.body,
+            sum: from.holds_back(),
+            // Should something be held back, then that.
+            kept: [C2; _],
+        };
+        at = walk.take(input);
+        let to = situation(walk.number);
+        out.extend_from_slice(&walk.kept[..count(walk.sum, does::KEEP) - to.holds_back() as usize]);
+        machine.resume(to);
+        machine.body = walk.body;
+        machine.counters.dropped_controls += count(walk.sum, does::DROP) as u64;
+        machine.counters.aborted_strings += count(walk.sum, does::ABORT) as u64;
     }
     if at == 0
         && let Some(&byte) = input.first()
@@ -125,4 +149,63 @@ pub(super) fn steps(machine: &mut Machine, input: &[u8], limit: usize, out: &mut
         at = 1;
     }
     at
+}
+
+/// How often something was done, as the sum says.
+fn count(sum: u32, what: u32) -> usize {
+    (sum / what & 0xFF) as usize
+}
+
+/// A way through the tables.
+struct Walk {
+    tables: &'static Tables,
+    /// Of the situation.
+    number: u8,
+    body: usize,
+    /// What was done, see [`does`].
+    sum: u32,
+    /// With room for the byte that was held back.
+    kept: [u8; 2 * MAX_STEPS],
+}
+
+impl Walk {
+    /// Takes bytes up to one that has no entry, or until there is more text in a row than others take faster.
+    fn take(&mut self, input: &[u8]) -> usize {
+        let mut at = 0;
+        while let Some(group) = input[at..].first_chunk::<GROUP>() {
+            let (number, body, sum) = (self.number, self.body, self.sum);
+            for &byte in group {
+                self.step(byte);
+            }
+            if self.number == ASK {
+                (self.number, self.body, self.sum) = (number, body, sum);
+                break;
+            }
+            at += GROUP;
+            if count(self.sum.wrapping_sub(sum), does::KEEP) == GROUP {
+                return at;
+            }
+        }
+        for &byte in input[at..].iter().take(GROUP) {
+            let number = self.number;
+            self.step(byte);
+            if self.number == ASK {
+                self.number = number;
+                break;
+            }
+            at += 1;
+        }
+        at
+    }
+
+    #[inline(always)]
+    fn step(&mut self, byte: u8) {
+        // What the next byte waits for is one load: the sum is an address.
+        let index = WIDTH * usize::from(byte) + usize::from(self.number);
+        let done = self.tables.does[index];
+        self.number = self.tables.next[index];
+        self.kept[count(self.sum, does::KEEP) % (2 * MAX_STEPS)] = byte;
+        self.sum = self.sum.wrapping_add(done);
+        self.body = if done & does::OPEN != 0 { 0 } else { self.body + (done / does::BODY & 1) as usize };
+    }
 }
