@@ -284,8 +284,13 @@ impl From<StoreError> for HubError {
     fn from(error: StoreError) -> Self {
         match error {
             StoreError::Closed => Self::plain(ErrorCode::Draining).retry_after(DRAIN_RETRY),
-            StoreError::TooNew { .. } => Self::new(ErrorCode::Config, error.to_string()),
-            StoreError::Failed(_) => {
+            StoreError::TooNew { .. } | StoreError::Refused { .. } | StoreError::InUse { .. } => {
+                Self::new(ErrorCode::Config, error.to_string())
+            }
+            StoreError::Failed(_)
+            | StoreError::Unavailable(_)
+            | StoreError::Superseded
+            | StoreError::Behind { .. } => {
                 Self::our_fault(ErrorCode::StoreUnavailable, Box::new(error)).retry_after(STORE_RETRY)
             }
         }

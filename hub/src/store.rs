@@ -3,6 +3,8 @@
 //! Two traits, because their promises differ: [`Store`] holds identity, tokens, tasks and the audit log and commits
 //! before it answers; [`TerminalLog`] holds frames and answers when a whole group of them is durable.
 
+mod log_rows;
+mod log_totals;
 pub mod sqlite;
 
 use std::collections::BTreeMap;
@@ -15,9 +17,37 @@ use registry_core::{Boot, BootId, Cursor, Frame, NodeId, SessionEpoch, TaskEnd, 
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StoreError {
-    /// The back end failed or is shutting down. Nothing is known to have been stored.
+    /// The back end failed, or what was asked cannot be done. Nothing of it was stored, as far as the back end told.
     #[error("the store failed: {0}")]
     Failed(Arc<dyn std::error::Error + Send + Sync>),
+    /// The database cannot be reached, or does not answer in time. What was asked may have been done; asking again does
+    /// no harm.
+    #[error("the database cannot be reached: {0}")]
+    Unavailable(Arc<dyn std::error::Error + Send + Sync>),
+    /// The database answers and will not be used like this: a bad URL, a wrong password, no such database, too old a
+    /// server, one that is read-only. Somebody has to change something.
+    #[error("{what}")]
+    Refused {
+        /// What to change, as a sentence without secrets.
+        what: String,
+        /// What the database said.
+        source: Option<Arc<dyn std::error::Error + Send + Sync>>,
+    },
+    /// Another hub uses the database.
+    #[error("another hub uses this database: {holder}; stop it, or give this one a database of its own")]
+    InUse {
+        /// Who, where and since when, as far as it is known.
+        holder: String,
+    },
+    /// Another hub has taken the database over. This one cannot write to it any more.
+    #[error("another hub has taken this database over: this one must stop")]
+    Superseded,
+    /// The terminal log has less of a boot than was appended before: the store was wiped, or put back to an older copy.
+    #[error("the terminal log ends at frame {last_seq} of this boot, before these frames")]
+    Behind {
+        /// The last number that it has; 0: none.
+        last_seq: u64,
+    },
     /// The store is closed.
     #[error("the store is closed")]
     Closed,
@@ -29,6 +59,19 @@ pub enum StoreError {
         /// The newest that this build knows.
         known: u32,
     },
+}
+
+impl StoreError {
+    /// Whether the same request may succeed later without anybody changing anything.
+    #[must_use]
+    pub const fn is_transient(&self) -> bool {
+        matches!(self, Self::Unavailable(_))
+    }
+
+    /// The database says no for a reason that a person has to remove.
+    pub(crate) fn refused(what: impl Into<String>) -> Self {
+        Self::Refused { what: what.into(), source: None }
+    }
 }
 
 /// Shorthand for what stores return.
@@ -362,8 +405,10 @@ pub struct Retention {
 pub trait TerminalLog: Send + Sync + 'static {
     /// Every boot that the log knows.
     async fn heads(&self) -> StoreResult<Vec<BootHead>>;
-    /// Makes frames durable, all of them in one commit with whatever else is waiting. A run that does not continue its
-    /// boot's head is refused as a whole with [`StoreError::Failed`]; the others are unharmed.
+    /// Makes frames durable, all of them in one commit with whatever else is waiting. Frames that the log has already
+    /// are passed over, so that a run whose outcome is unknown can be appended again. A run that leaves a hole after its
+    /// boot's head is refused as a whole with [`StoreError::Behind`], any other that does not continue it with
+    /// [`StoreError::Failed`]; the others are unharmed.
     async fn append(&self, run: FrameRun) -> StoreResult<()>;
     /// Up to about `max_bytes` (at least one frame, when there is one) of frames after a cursor.
     async fn read(&self, node: &NodeId, after: Cursor, max_bytes: usize) -> StoreResult<LogPage>;

@@ -3,9 +3,9 @@
 mod append;
 mod batch;
 mod read;
-mod totals;
 mod trim;
 
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,11 +15,12 @@ use registry_core::{Clock, Cursor, NodeId};
 use rusqlite::Connection;
 
 use self::batch::{LogBatch, LogJob, Slice};
-use self::totals::Totals;
 use super::file::{Schema, open_writer};
 use super::readers::Readers;
-use super::value::failed;
+use super::records::node_id;
+use super::value::{failed, unsigned};
 use super::writer::{Writer, WriterStats};
+use crate::store::log_totals::{Amount, Totals};
 use crate::store::{BootHead, FrameRun, LogPage, Retention, StoreResult, TerminalLog};
 
 const SCHEMA: Schema = Schema {
@@ -47,7 +48,7 @@ impl SqliteTerminalLog {
     }
 
     fn start(path: &Path, connection: Connection, clock: Clock) -> StoreResult<Self> {
-        let totals = Totals::load(&connection).map_err(failed)?;
+        let totals = Totals::new(kept(&connection).map_err(failed)?);
         let readers = Readers::open(path)?;
         let total_bytes = Arc::new(AtomicU64::new(totals.all_bytes()));
         let batch = LogBatch::new(totals, clock.clone(), Arc::clone(&total_bytes));
@@ -65,6 +66,16 @@ impl SqliteTerminalLog {
     async fn slice(&self, slice: Slice) -> StoreResult<bool> {
         self.writer.ask(|reply| LogJob::Slice { slice, more: false, reply }).await
     }
+}
+
+/// What is kept of each node.
+fn kept(connection: &Connection) -> rusqlite::Result<HashMap<NodeId, Amount>> {
+    connection
+        .prepare("SELECT node, sum(weight), sum(frames) FROM boots GROUP BY node HAVING sum(frames) > 0")?
+        .query_map([], |row| {
+            Ok((node_id(row, 0)?, Amount { bytes: unsigned(row, 1)?, frames: unsigned(row, 2)? }))
+        })?
+        .collect()
 }
 
 #[async_trait]

@@ -2,36 +2,13 @@
 
 use std::collections::HashMap;
 
-use registry_core::terminal::{MAX_FRAME_DATA_BYTES, codec};
-use registry_core::{Boot, BootId, Frame, FrameKind, NodeId};
+use registry_core::{Boot, BootId, Frame, NodeId};
 use rusqlite::{Connection, OptionalExtension, params};
-use thiserror::Error;
 
-use super::super::value::{number, time, unsigned};
-use super::totals::{Amount, Totals};
+use super::super::value::{bound, number, time, unsigned};
 use crate::store::FrameRun;
-
-/// About the most data in one row, in bytes. Twice the throughput of a row for each frame of 4 KiB, and still little
-/// to read for a reader that wants one frame of it.
-const ROW_BYTES: usize = 64 * 1024;
-
-/// The greatest boot and seq: above them stand no numbers that anybody counts to, only mistakes.
-const MAX_NUMBER: u64 = (1 << 62) - 1;
-
-/// Why a run was refused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-pub(super) enum Refused {
-    #[error("frame {found} does not continue the log, frame {expected} would")]
-    NotNext { expected: u64, found: u64 },
-    #[error("the boot ended in the log before this frame")]
-    AfterTheEnd,
-    #[error("the boot is known as another run of the agent")]
-    OtherRun,
-    #[error("a boot or a frame's number is above {MAX_NUMBER}")]
-    NumberTooLarge,
-    #[error("a frame has more than {MAX_FRAME_DATA_BYTES} bytes of output")]
-    FrameTooLarge,
-}
+use crate::store::log_rows::{Head, MAX_NUMBER, Refused, Row};
+use crate::store::log_totals::{Amount, Totals};
 
 /// Collects the appends of one transaction.
 pub(super) struct Appender {
@@ -47,25 +24,7 @@ struct OpenBoot {
     head: Head,
     /// What was added and not yet counted in its row.
     added: Amount,
-    row: Option<OpenRow>,
-}
-
-/// Where a boot stands.
-#[derive(Clone, Copy)]
-struct Head {
-    last_seq: u64,
-    closed: bool,
-}
-
-/// Frames that will be one row.
-struct OpenRow {
-    first_seq: i64,
-    last_seq: i64,
-    first_at: i64,
-    last_at: i64,
-    amount: Amount,
-    output: usize,
-    data: Vec<u8>,
+    row: Option<Row>,
 }
 
 impl Appender {
@@ -93,24 +52,24 @@ impl Appender {
         if known.is_some_and(|known| known.boot_id != run.boot_id) {
             return Ok(Err(Refused::OtherRun));
         }
-        let start = known.map_or(Head { last_seq: 0, closed: false }, |known| known.head);
-        let head = match follow(start, &run.frames) {
-            Ok(head) => head,
+        let start = known.map_or(Head::default(), |known| known.head);
+        let (head, new) = match start.follow(&run.frames) {
+            Ok(followed) => followed,
             Err(refused) => return Ok(Err(refused)),
         };
         let boot = match self.boots.entry(key) {
             std::collections::hash_map::Entry::Occupied(known) => known.into_mut(),
             std::collections::hash_map::Entry::Vacant(new) => new.insert(create(connection, run)?),
         };
-        for frame in &run.frames {
-            if boot.row.as_ref().is_some_and(|row| row.data.len() + frame.weight() > ROW_BYTES) {
-                boot.write_row(connection, self.stored_at)?;
-            }
-            boot.push(frame)?;
+        let mut added = Amount::default();
+        for frame in new {
+            boot.push(connection, frame, self.stored_at)?;
+            added += Amount::of(frame);
         }
         boot.head = head;
-        let added = run.frames.iter().map(|frame| frame.weight() as u64).sum();
-        totals.add(&run.node, Amount { bytes: added, frames: run.frames.len() as u64 });
+        if added.frames > 0 {
+            totals.add(&run.node, added);
+        }
         Ok(Ok(()))
     }
 
@@ -120,7 +79,9 @@ impl Appender {
             "UPDATE boots SET last_seq = ?2, closed = ?3, weight = weight + ?4, frames = frames + ?5 WHERE id = ?1",
         )?;
         for (_, mut boot) in self.boots.drain() {
-            boot.write_row(connection, self.stored_at)?;
+            if let Some(row) = boot.row.take() {
+                boot.write_row(connection, &row, self.stored_at)?;
+            }
             if boot.added.frames > 0 {
                 update.execute(params![
                     boot.id,
@@ -136,32 +97,15 @@ impl Appender {
 }
 
 impl OpenBoot {
-    fn push(&mut self, frame: &Frame) -> rusqlite::Result<()> {
-        let last_seq = frame.last_seq().map_or(Ok(i64::MAX), number)?;
-        let at = time(frame.at_unix_ms);
-        let first_seq = number(frame.seq)?;
-        let row = self.row.get_or_insert_with(|| OpenRow {
-            first_seq,
-            last_seq,
-            first_at: at,
-            last_at: at,
-            amount: Amount::default(),
-            output: 0,
-            data: Vec::new(),
-        });
-        codec::encode_into(frame, &mut row.data);
-        row.last_seq = last_seq;
-        row.last_at = at;
-        row.output += frame.data_len();
-        for amount in [&mut row.amount, &mut self.added] {
-            amount.bytes += frame.weight() as u64;
-            amount.frames += 1;
+    fn push(&mut self, connection: &Connection, frame: &Frame, stored_at: i64) -> rusqlite::Result<()> {
+        self.added += Amount::of(frame);
+        match Row::join(&mut self.row, frame) {
+            Some(full) => self.write_row(connection, &full, stored_at),
+            None => Ok(()),
         }
-        Ok(())
     }
 
-    fn write_row(&mut self, connection: &Connection, stored_at: i64) -> rusqlite::Result<()> {
-        let Some(row) = self.row.take() else { return Ok(()) };
+    fn write_row(&self, connection: &Connection, row: &Row, stored_at: i64) -> rusqlite::Result<()> {
         connection
             .prepare_cached(
                 "INSERT INTO chunks
@@ -170,42 +114,19 @@ impl OpenBoot {
             )?
             .execute(params![
                 self.id,
-                row.first_seq,
-                row.last_seq,
-                row.first_at,
-                row.last_at,
+                number(row.first_seq)?,
+                // The rest of the boot is the greatest number there is.
+                bound(row.last_seq),
+                time(row.first_at_unix_ms),
+                time(row.last_at_unix_ms),
                 stored_at,
                 number(row.amount.bytes)?,
                 number(row.amount.frames)?,
-                number(row.output as u64)?,
+                number(row.output)?,
                 row.data,
             ])
             .map(|_inserted| ())
     }
-}
-
-/// Where the head is after these frames, when they follow it without a hole.
-fn follow<F: AsRef<Frame>>(mut head: Head, frames: &[F]) -> Result<Head, Refused> {
-    for frame in frames {
-        let frame = frame.as_ref();
-        if head.closed {
-            return Err(Refused::AfterTheEnd);
-        }
-        let expected = head.last_seq + 1;
-        let last = frame.last_seq().unwrap_or(frame.seq);
-        if frame.seq != expected || last < frame.seq {
-            return Err(Refused::NotNext { expected, found: frame.seq });
-        }
-        if last > MAX_NUMBER {
-            return Err(Refused::NumberTooLarge);
-        }
-        if frame.data_len() > MAX_FRAME_DATA_BYTES {
-            return Err(Refused::FrameTooLarge);
-        }
-        let closed = matches!(frame.kind, FrameKind::Closed | FrameKind::Gap { last_seq: None, .. });
-        head = Head { last_seq: last, closed };
-    }
-    Ok(head)
 }
 
 fn find(connection: &Connection, node: &NodeId, boot: Boot) -> rusqlite::Result<Option<OpenBoot>> {
@@ -232,7 +153,7 @@ fn create(connection: &Connection, run: &FrameRun) -> rusqlite::Result<OpenBoot>
     Ok(OpenBoot {
         id: connection.last_insert_rowid(),
         boot_id: run.boot_id,
-        head: Head { last_seq: 0, closed: false },
+        head: Head::default(),
         added: Amount::default(),
         row: None,
     })

@@ -7,11 +7,11 @@ use registry_core::{Clock, NodeId};
 use rusqlite::Connection;
 use tokio::sync::oneshot;
 
-use super::super::value::{failed, time};
+use super::super::value::time;
 use super::super::writer::Batch;
 use super::append::Appender;
-use super::totals::Totals;
 use super::trim;
+use crate::store::log_totals::Totals;
 use crate::store::{FrameRun, Retention, StoreError, StoreResult};
 
 /// One piece of work for the log's writer.
@@ -69,7 +69,7 @@ impl Batch for LogBatch {
         for job in jobs {
             match job {
                 LogJob::Append { run, refused, .. } => {
-                    *refused = appender.append(connection, totals, run)?.err().map(failed);
+                    *refused = appender.append(connection, totals, run)?.err().map(StoreError::from);
                 }
                 LogJob::Slice { slice, more, .. } => {
                     appender.flush(connection)?;

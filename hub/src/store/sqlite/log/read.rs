@@ -1,13 +1,13 @@
 //! Frames out: pages after a cursor, and the cursors to begin at.
 
 use bytes::Bytes;
-use registry_core::terminal::codec;
 use registry_core::{Boot, Cursor, Frame, NodeId};
 use rusqlite::types::Type;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::super::records::node_id;
 use super::super::value::{bad_column, bound, time, unsigned};
+use crate::store::log_rows::{Filling, frames_of, place_before};
 use crate::store::{BootHead, LogPage};
 
 /// Every boot.
@@ -33,8 +33,7 @@ pub(super) fn page(
     after: Cursor,
     max_bytes: usize,
 ) -> rusqlite::Result<LogPage> {
-    let mut page = LogPage { frames: Vec::new(), oldest: oldest(connection, node)?, at_head: false };
-    let mut bytes = 0;
+    let mut filling = Filling::new(oldest(connection, node)?, after, max_bytes);
     // From the last row that begins at or before the frame that is wanted; of the rows from there on, those that end
     // after the cursor. Each of these has a frame that is wanted.
     let mut statement = connection.prepare_cached(
@@ -44,26 +43,15 @@ pub(super) fn page(
          ORDER BY first_seq",
     )?;
     for (id, boot) in boots_from(connection, node, after.boot)? {
-        let after_seq = if boot == after.boot { after.seq } else { 0 };
-        let mut rows = statement.query(params![id, bound(after_seq)])?;
+        let mut rows = statement.query(params![id, bound(filling.after_seq(boot))])?;
         while let Some(row) = rows.next()? {
-            if bytes >= max_bytes && !page.frames.is_empty() {
-                return Ok(page);
-            }
-            for frame in frames(row)? {
-                if frame.last_seq().unwrap_or(u64::MAX) <= after_seq {
-                    continue;
-                }
-                if bytes + frame.weight() > max_bytes && !page.frames.is_empty() {
-                    return Ok(page);
-                }
-                bytes += frame.weight();
-                page.frames.push((boot, frame.into()));
+            if filling.is_full() || !filling.take(boot, frames(row)?) {
+                return Ok(filling.page);
             }
         }
     }
-    page.at_head = true;
-    Ok(page)
+    filling.page.at_head = true;
+    Ok(filling.page)
 }
 
 /// The cursor after which about `bytes` of output follow.
@@ -146,13 +134,7 @@ fn inside(connection: &Connection, chunk: i64, boot: Boot, bytes: u64) -> rusqli
     let frames = connection
         .prepare_cached("SELECT data, frames FROM chunks WHERE id = ?1")?
         .query_row([chunk], frames)?;
-    let mut missing = bytes;
-    let first = frames.iter().rev().find(|frame| {
-        missing = missing.saturating_sub(frame.data_len() as u64);
-        missing == 0
-    });
-    let seq = first.or(frames.first()).map_or(0, |frame| frame.seq.saturating_sub(1));
-    Ok(Cursor::new(boot, seq))
+    Ok(Cursor::new(boot, place_before(&frames, bytes)))
 }
 
 /// The boots from this one on that have frames, with the ids of their rows.
@@ -168,10 +150,5 @@ fn boots_from(connection: &Connection, node: &NodeId, boot: Boot) -> rusqlite::R
 /// The frames of a row whose data and number of frames are its first columns.
 fn frames(row: &Row<'_>) -> rusqlite::Result<Vec<Frame>> {
     let data: Vec<u8> = row.get(0)?;
-    let frames = codec::decode_run(Bytes::from(data)).map_err(|error| bad_column(0, Type::Blob, error))?;
-    if frames.len() as u64 == unsigned(row, 1)? {
-        Ok(frames)
-    } else {
-        Err(bad_column(0, Type::Blob, "the row does not have the frames that it should"))
-    }
+    frames_of(Bytes::from(data), unsigned(row, 1)?).map_err(|error| bad_column(0, Type::Blob, error))
 }

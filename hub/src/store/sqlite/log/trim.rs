@@ -7,15 +7,12 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 use super::super::records::node_id;
 use super::super::value::{number, time, unsigned};
-use super::totals::{Amount, Totals};
 use crate::store::Retention;
+use crate::store::log_rows::BOOTS_KEPT;
+use crate::store::log_totals::{Amount, Totals};
 
 /// Rows cleared away in one go: up to 4 MiB, a few milliseconds of the writer's time.
 const SLICE_ROWS: usize = 64;
-
-/// A node's newest boots, whose heads are kept although they are over and nothing of them is left: an agent may come
-/// back with a frame that was acked before.
-const BOOTS_KEPT: u32 = 8;
 
 /// Clears away a slice of what retention does not keep; true when there is more.
 ///

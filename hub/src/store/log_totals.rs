@@ -1,12 +1,9 @@
-//! How much is kept, of each node and in all: in memory, so that retention need not ask the file.
+//! How much of the terminal log is kept, of each node and in all: in memory, so that retention need not ask the store.
 
 use std::collections::HashMap;
+use std::ops::AddAssign;
 
-use registry_core::NodeId;
-use rusqlite::Connection;
-
-use super::super::records::node_id;
-use super::super::value::unsigned;
+use registry_core::{Frame, NodeId};
 
 /// An amount of frames.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -14,6 +11,24 @@ pub(super) struct Amount {
     /// As `Frame::weight` counts.
     pub(super) bytes: u64,
     pub(super) frames: u64,
+}
+
+impl Amount {
+    /// What one frame adds.
+    pub(super) fn of(frame: &Frame) -> Self {
+        Self { bytes: frame.weight() as u64, frames: 1 }
+    }
+
+    pub(super) fn is_above(self, most: Self) -> bool {
+        self.bytes > most.bytes || self.frames > most.frames
+    }
+}
+
+impl AddAssign for Amount {
+    fn add_assign(&mut self, more: Self) {
+        self.bytes += more.bytes;
+        self.frames += more.frames;
+    }
 }
 
 /// What is committed, and what the open transaction makes of it.
@@ -27,15 +42,10 @@ pub(super) struct Totals {
 }
 
 impl Totals {
-    pub(super) fn load(connection: &Connection) -> rusqlite::Result<Self> {
-        let nodes = connection
-            .prepare("SELECT node, sum(weight), sum(frames) FROM boots GROUP BY node HAVING sum(frames) > 0")?
-            .query_map([], |row| {
-                Ok((node_id(row, 0)?, Amount { bytes: unsigned(row, 1)?, frames: unsigned(row, 2)? }))
-            })?
-            .collect::<rusqlite::Result<HashMap<_, _>>>()?;
+    /// What the store has of each node.
+    pub(super) fn new(nodes: HashMap<NodeId, Amount>) -> Self {
         let all_bytes = nodes.values().map(|amount| amount.bytes).sum();
-        Ok(Self { nodes, committed_bytes: all_bytes, open: HashMap::new(), all_bytes })
+        Self { nodes, committed_bytes: all_bytes, open: HashMap::new(), all_bytes }
     }
 
     pub(super) fn all_bytes(&self) -> u64 {
@@ -47,9 +57,9 @@ impl Totals {
     }
 
     pub(super) fn add(&mut self, node: &NodeId, amount: Amount) {
-        let now = self.of(node);
+        let mut sum = self.of(node);
+        sum += amount;
         self.all_bytes += amount.bytes;
-        let sum = Amount { bytes: now.bytes + amount.bytes, frames: now.frames + amount.frames };
         self.open.insert(node.clone(), sum);
     }
 
@@ -86,11 +96,5 @@ impl Totals {
             }
         }
         self.committed_bytes = self.all_bytes;
-    }
-}
-
-impl Amount {
-    pub(super) fn is_above(self, most: Self) -> bool {
-        self.bytes > most.bytes || self.frames > most.frames
     }
 }
