@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs every test of the project. Needs Rust and a C compiler.
+# Runs every test of the project. Needs Rust, a C compiler, and the servers that servers.sh installs.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -16,6 +16,9 @@ RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked --quiet
 
 step "the muster binary"
 cargo build --locked --bin muster
+
+step "the servers that tests run against"
+./scripts/servers.sh
 
 step "tests"
 cargo test --workspace --locked --no-fail-fast

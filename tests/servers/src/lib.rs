@@ -3,7 +3,12 @@
 
 #![allow(clippy::unwrap_used, reason = "a test without its server fails")]
 
+mod guard;
+mod ports;
+mod postgres;
 mod process;
+mod processes;
 mod redis;
 
+pub use postgres::{Authority, Postgres};
 pub use redis::Redis;

@@ -1,20 +1,16 @@
 //! A private Redis server: on a port and a socket of its own, its files in a folder of its own.
 
-use std::net::TcpListener;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::Duration;
 
 use rustix::process::Signal;
 use tempfile::TempDir;
 
+use crate::ports::free_port;
 use crate::process::Process;
-
-/// Below the ports that the kernel gives to outgoing connections: one that is free stays free while the server is down.
-const PORTS: std::ops::Range<u32> = 20_000..32_000;
 
 /// A Redis server of one test.
 pub struct Redis {
@@ -150,19 +146,4 @@ impl Redis {
     fn log(&self) -> String {
         std::fs::read_to_string(self.folder.path().join("redis.log")).unwrap_or_default()
     }
-}
-
-/// A port that nobody listens on. Tests of other processes look for theirs elsewhere in the range.
-fn free_port() -> u16 {
-    static NEXT: AtomicU32 = AtomicU32::new(0);
-    let size = PORTS.end - PORTS.start;
-    let start = std::process::id().wrapping_mul(61);
-    for _ in 0..size {
-        let offset = start.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed)) % size;
-        let port = u16::try_from(PORTS.start + offset).unwrap();
-        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
-            return port;
-        }
-    }
-    panic!("no port is free");
 }
