@@ -129,11 +129,11 @@ pub(super) fn plain_run<P: Processor>(p: P, input: &[u8]) -> usize {
 
 /// What is open between two blocks, as masks of the next block's first byte.
 #[derive(Clone, Copy, Default)]
-struct Carry {
+pub(super) struct Carry {
     /// After an ESC.
-    escape: u64,
+    pub(super) escape: u64,
     /// In a CSI.
-    csi: u64,
+    pub(super) csi: u64,
     /// Few streams need this.
     string: StringCarry,
 }
@@ -149,7 +149,7 @@ struct StringCarry {
 
 /// What a block's last byte is, where that is so rare that the byte machine takes the byte behind it.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Edge {
+pub(super) enum Edge {
     /// Nothing of the kind.
     None,
     /// 0xC2 in text: it goes or stays with what follows, and is left to that.
@@ -166,7 +166,7 @@ enum Edge {
 
 /// Why a run of blocks ends.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Stop {
+pub(super) enum Stop {
     /// The next block has a string, and strings were not looked for.
     Strings,
     /// There have been none for a while.
@@ -180,16 +180,16 @@ enum Stop {
 }
 
 /// What is to be done with a block.
-struct Verdict {
-    keep: u64,
+pub(super) struct Verdict {
+    pub(super) keep: u64,
     /// Controls that are taken out.
-    dropped: u64,
+    pub(super) dropped: u64,
     /// Escapes that cut a string short.
     aborted: u64,
-    carry: Carry,
+    pub(super) carry: Carry,
     /// It has to do with strings.
-    strings: bool,
-    edge: Edge,
+    pub(super) strings: bool,
+    pub(super) edge: Edge,
 }
 
 /// What a run counts.
@@ -322,7 +322,7 @@ unsafe fn copy_plain<P: Processor>(p: P, mut rest: &[u8], mut to: *mut u8) -> (&
 
 /// What is text in a block, and what is open behind it. Without `STRINGS`, no string may be open before it.
 #[inline(always)]
-fn judge<P: Processor, const STRINGS: bool>(
+pub(super) fn judge<P: Processor, const STRINGS: bool>(
     p: P,
     block: P::Block,
     carry: Carry,
@@ -437,7 +437,7 @@ impl Met {
 impl Carry {
     /// What is open, if blocks can go on from there.
     #[inline(always)]
-    fn of(machine: &Machine) -> Option<Self> {
+    pub(super) fn of(machine: &Machine) -> Option<Self> {
         // A block has the bodies of several short strings: with so small a cap each would have to be measured.
         if machine.has_orphan() || machine.cap < BLOCK {
             return None;
@@ -453,9 +453,21 @@ impl Carry {
         Some(carry)
     }
 
+    /// Nothing but perhaps a string.
+    #[inline(always)]
+    pub(super) fn in_text(&self) -> bool {
+        self.escape | self.csi == 0
+    }
+
+    /// A string.
+    #[inline(always)]
+    pub(super) fn in_string(&self) -> bool {
+        self.string.body != 0
+    }
+
     /// The same in front of a later byte of a block, when those before it do not count.
     #[inline(always)]
-    fn shifted(mut self, by: usize) -> Self {
+    pub(super) fn shifted(mut self, by: usize) -> Self {
         for mask in [&mut self.escape, &mut self.csi, &mut self.string.body] {
             *mask <<= by;
         }
@@ -466,7 +478,7 @@ impl Carry {
 
     /// Hands what is open to the machine.
     #[inline(always)]
-    fn leave(self, edge: Edge, machine: &mut Machine) {
+    pub(super) fn leave(self, edge: Edge, machine: &mut Machine) {
         machine.state = match edge {
             Edge::Opener => State::OscStart,
             Edge::Ending => State::Escape { string: true },

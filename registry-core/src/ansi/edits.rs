@@ -4,9 +4,12 @@
 //! Stripped text has no C0 but TAB, LF and CR, so a mark begins with one of the others and cannot be mistaken. Some
 //! are followed by a count in two bytes. Without its marks the output is exactly the stripper's.
 
-use super::DEFAULT_CAP_BYTES;
+#[cfg(any(target_arch = "aarch64", target_arch = "x86_64"))]
+mod plain;
+
 use super::machine::{C2, Machine, Sink};
 use super::portable::clean_run;
+use super::{DEFAULT_CAP_BYTES, Path};
 
 /// The most parameter bytes that a sequence may have to leave a mark: more than any program sends.
 const MAX_PARAMETER_BYTES: usize = 64;
@@ -116,6 +119,7 @@ pub(crate) fn decode(text: &[u8]) -> Option<(Edit, usize)> {
 /// Takes control sequences out of a stream that arrives in pieces, as the stripper does, and leaves marks.
 #[derive(Clone, Debug)]
 pub(crate) struct Editor {
+    path: Path,
     machine: Machine,
     open: Parameters,
     /// A mark was left that may move the cursor up.
@@ -124,25 +128,26 @@ pub(crate) struct Editor {
 
 impl Default for Editor {
     fn default() -> Self {
-        Self { machine: Machine::new(DEFAULT_CAP_BYTES), open: Parameters::default(), climbs: false }
+        Self::with_path(Path::best())
     }
 }
 
 impl Editor {
+    /// An editor that works in one certain way.
+    fn with_path(path: Path) -> Self {
+        let machine = Machine::new(DEFAULT_CAP_BYTES);
+        Self { path, machine, open: Parameters::default(), climbs: false }
+    }
+
     /// Appends the text and the marks in `input` to `out`. Marks are never cut in two; characters may be. Returns
     /// whether one of the marks may move the cursor up.
     pub(crate) fn feed(&mut self, input: &[u8], out: &mut Vec<u8>) -> bool {
         out.reserve(input.len());
         self.climbs = false;
-        let mut at = 0;
-        while at < input.len() {
-            at += if self.machine.in_text() {
-                self.text(&input[at..], out)
-            } else {
-                let skipped = self.machine.skip_body(&input[at..]);
-                skipped + self.one(&input[at + skipped..], out)
-            };
-        }
+        #[cfg(any(target_arch = "aarch64", target_arch = "x86_64"))]
+        plain::feed(self.path, self, input, out);
+        #[cfg(not(any(target_arch = "aarch64", target_arch = "x86_64")))]
+        self.by_pieces(input, out);
         self.climbs
     }
 
@@ -154,6 +159,29 @@ impl Editor {
     /// Ends the stream, as [`Stripper::finish`](super::Stripper::finish) does.
     pub(crate) fn finish(&mut self, out: &mut Vec<u8>) {
         self.machine.finish(out);
+    }
+
+    fn by_pieces(&mut self, input: &[u8], out: &mut Vec<u8>) {
+        let mut at = 0;
+        while at < input.len() {
+            at += self.piece(&input[at..], out);
+        }
+    }
+
+    /// Takes the next piece of an input that is not empty: a run of text, a sequence, a body. Returns its length.
+    fn piece(&mut self, rest: &[u8], out: &mut Vec<u8>) -> usize {
+        if self.machine.in_text() {
+            return self.text(rest, out);
+        }
+        let skipped = self.machine.skip_body(rest);
+        skipped + self.one(&rest[skipped..], out)
+    }
+
+    /// A CSI is open, which had these parameters so far.
+    fn open_with(&mut self, parameters: &[u8]) {
+        let mut marks = Marks { open: &mut self.open, climbs: &mut self.climbs, out: &mut Vec::new() };
+        marks.csi_opens();
+        parameters.iter().for_each(|byte| marks.csi_byte(*byte));
     }
 
     /// Takes a run of text and the sequence behind it; returns how many bytes that was.
@@ -349,11 +377,25 @@ mod tests {
     use super::*;
     use crate::ansi::strip;
 
+    /// The same whichever way this processor goes.
     fn marked(pieces: &[&[u8]]) -> Vec<u8> {
-        let (mut editor, mut out) = (Editor::default(), Vec::new());
-        pieces.iter().for_each(|piece| _ = editor.feed(piece, &mut out));
+        let [first, others @ ..] =
+            &Path::available().map(|path| marked_by(path, pieces)).collect::<Vec<_>>()[..]
+        else {
+            panic!("there is no way")
+        };
+        for other in others {
+            assert_eq!(other.0.escape_ascii().to_string(), first.0.escape_ascii().to_string());
+            assert_eq!(other.1, first.1, "what may climb");
+        }
+        first.0.clone()
+    }
+
+    fn marked_by(path: Path, pieces: &[&[u8]]) -> (Vec<u8>, Vec<bool>) {
+        let (mut editor, mut out) = (Editor::with_path(path), Vec::new());
+        let climbs = pieces.iter().map(|piece| editor.feed(piece, &mut out)).collect();
         editor.finish(&mut out);
-        out
+        (out, climbs)
     }
 
     fn edits(input: &[u8]) -> (String, Vec<Edit>) {
@@ -431,6 +473,10 @@ mod tests {
             prop_assert_eq!(edits(&input).0, strip(&input).escape_ascii().to_string());
             let pieces: Vec<&[u8]> = pieces.iter().map(Vec::as_slice).collect();
             prop_assert_eq!(&marked(&pieces), &whole);
+            // Blocks begin anywhere.
+            for len in [17, 50, 64, 65] {
+                prop_assert_eq!(&marked(&input.chunks(len).collect::<Vec<_>>()), &whole);
+            }
             prop_assert_eq!(&marked(&input.chunks(1).collect::<Vec<_>>()), &whole);
         }
     }

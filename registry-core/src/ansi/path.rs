@@ -20,11 +20,11 @@ use super::{DEFAULT_CAP_BYTES, Stripper, portable};
 /// }
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Path(Kind);
+pub struct Path(pub(super) Kind);
 
 /// A value is the proof that this processor can go that way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
+pub(super) enum Kind {
     #[cfg(target_arch = "x86_64")]
     Avx512(Avx512),
     #[cfg(target_arch = "x86_64")]
