@@ -2,6 +2,7 @@
 
 mod allowance;
 mod moves;
+mod passed;
 mod scan;
 #[cfg(test)]
 mod tests;
@@ -9,6 +10,8 @@ mod tests;
 use std::collections::VecDeque;
 
 use self::allowance::Allowance;
+pub(super) use self::passed::Kind;
+use self::passed::Passed;
 use self::scan::{before_last_lines, plain_run};
 use super::MAX_LINE_BYTES;
 use super::MAX_WINDOW_LINES;
@@ -36,9 +39,11 @@ pub(super) type Give<'a> = dyn FnMut(Final<'_>) + 'a;
 /// Lines that are not final, and the cursor.
 #[derive(Debug)]
 pub(super) struct Page {
+    /// The lines above the rows.
+    passed: Passed,
     /// Never empty.
     rows: VecDeque<Row>,
-    /// The number of the first row, counted from somewhere.
+    /// The number of the first line that is held, counted from somewhere.
     base: i64,
     /// The row that the cursor is in.
     current: usize,
@@ -86,6 +91,7 @@ struct Saved {
 impl Page {
     pub(super) fn new(window: usize) -> Self {
         Self {
+            passed: Passed::default(),
             rows: VecDeque::from([Row::default()]),
             base: 0,
             current: 0,
@@ -122,9 +128,7 @@ impl Page {
 
     fn run(&mut self, mut text: &str, give: &mut Give<'_>) {
         loop {
-            if self.window == 0 {
-                text = self.whole_lines(text, give);
-            }
+            text = self.whole_lines(text, give);
             let run = plain_run(text.as_bytes());
             if run > 0 {
                 self.text(&text[..run], give);
@@ -156,10 +160,12 @@ impl Page {
         }
     }
 
-    /// Gives the lines that `text` begins with as they are, while nothing is held and nothing in them is to be done.
-    /// Returns what is left.
+    /// Takes the lines that `text` begins with as they are, while nothing in them is to be done. Returns what is left.
     fn whole_lines<'t>(&mut self, mut text: &'t str, give: &mut Give<'_>) -> &'t str {
         if self.rows.len() > 1 || self.at != At::End || self.aside.is_some() || !self.rows[0].is_new() {
+            return text;
+        }
+        if self.window == 0 && !self.passed.is_empty() {
             return text;
         }
         loop {
@@ -173,9 +179,15 @@ impl Page {
                 return text;
             }
             let first = self.rows[0].first.take().unwrap_or(self.now);
-            give(Final { text: &text[..run], first, last: self.now, ended: true });
-            self.base += 1;
-            self.line_passed(give);
+            if self.window == 0 {
+                give(Final { text: &text[..run], first, last: self.now, ended: true });
+                self.base += 1;
+                self.line_passed(give);
+            } else {
+                self.line_passed(give);
+                self.held += self.passed.push_text(&text[..run], first, self.now);
+                self.trim(give);
+            }
             text = &text[run + end..];
         }
     }
@@ -183,7 +195,9 @@ impl Page {
     /// Nothing follows.
     pub(super) fn finish(&mut self, give: &mut Give<'_>) {
         self.settle();
-        let aside = self.aside.take().filter(has_text).or_else(|| self.last_aside.take().filter(has_text));
+        let aside =
+            self.aside.take().filter(Row::has_text).or_else(|| self.last_aside.take().filter(Row::has_text));
+        self.passed.look(&mut *give);
         let last = self.rows.iter().rposition(is_shown).unwrap_or(0);
         for (at, row) in self.rows.iter().enumerate() {
             let ended = row.ended || at < last || aside.is_some();
@@ -198,7 +212,8 @@ impl Page {
     /// It is as in the beginning, but for what its lines may still cost.
     pub(super) fn is_new(&self) -> bool {
         let beside = self.saved.is_some() || self.aside.is_some() || self.last_aside.is_some();
-        let one = self.rows.len() == 1 && self.rows[0].is_new() && self.at == At::End && self.over.is_empty();
+        let one =
+            self.held_rows() == 1 && self.rows[0].is_new() && self.at == At::End && self.over.is_empty();
         one && !beside && self.window == self.first_window
     }
 
@@ -211,13 +226,14 @@ impl Page {
 
     /// The lines as they stand, oldest first, what stands aside last.
     pub(super) fn open(&self, mut look: impl FnMut(Final<'_>)) {
+        self.passed.look(&mut look);
         let mut scratch = String::new();
         for (at, row) in self.rows.iter().enumerate() {
             let over = (at == self.current && self.aside.is_none()).then_some(&*self.over);
             open_row(row, over, row.ended || at + 1 < self.rows.len(), &mut scratch, &mut look);
         }
         match (&self.aside, &self.last_aside) {
-            (Some(row), _) if has_text(row) || !self.over.is_empty() => {
+            (Some(row), _) if row.has_text() || !self.over.is_empty() => {
                 open_row(row, Some(&self.over), false, &mut scratch, &mut look);
             }
             (_, Some(row)) => open_row(row, None, false, &mut scratch, &mut look),
@@ -228,12 +244,23 @@ impl Page {
     /// The frame in which the oldest of the lines began.
     pub(super) fn oldest(&self) -> Option<Cursor> {
         let rows = self.rows.iter().chain(&self.aside).chain(&self.last_aside);
-        rows.filter_map(|row| row.first).min()
+        rows.filter_map(|row| row.first).chain(self.passed.oldest()).min()
     }
 
     /// About what it takes in memory, in bytes.
     pub(super) fn weight(&self) -> usize {
         self.held + self.over.capacity() + self.scratch.capacity() + self.row().weight()
+    }
+
+    /// How many lines are held, the last one among them.
+    fn held_rows(&self) -> usize {
+        self.passed.len() + self.rows.len()
+    }
+
+    /// Makes rows of the lines above.
+    fn return_passed(&mut self) {
+        self.current += self.passed.len();
+        self.passed.take_rows(|row| self.rows.push_front(row));
     }
 
     fn row(&self) -> &Row {
@@ -354,11 +381,25 @@ impl Page {
             self.current += 1;
             self.enter(0);
             self.bound(give);
-        } else if self.rows.len() == self.window + 1 {
+        } else if self.rows.len() == 1 && self.window > 0 && self.pass(give) {
+            // Nothing has to be moved.
+        } else if self.held_rows() == self.window + 1 {
             self.turn(give);
         } else {
             self.new_row_below(give);
         }
+    }
+
+    /// Goes on below the only row, if that can be one of the lines above.
+    fn pass(&mut self, give: &mut Give<'_>) -> bool {
+        self.settle();
+        let row = &mut self.rows[0];
+        let Some(weight) = self.passed.push_row(row) else { return false };
+        self.held += weight;
+        row.renew();
+        self.at = At::End;
+        self.trim(give);
+        true
     }
 
     /// What the cursor did long ago no longer counts.
@@ -375,6 +416,10 @@ impl Page {
 
     /// The first row is given and becomes a new last one.
     fn turn(&mut self, give: &mut Give<'_>) {
+        if !self.passed.is_empty() {
+            // The new row makes the first of those above one too many.
+            return self.new_row_below(give);
+        }
         self.leave();
         let first = &mut self.rows[0];
         give_row(first, true, &mut self.scratch, give);
@@ -436,7 +481,9 @@ impl Page {
 
     /// Rows that are out of the window are final, and so is what is too much.
     fn trim(&mut self, give: &mut Give<'_>) {
-        while self.current > 0 && (self.rows.len() > self.window + 1 || self.held > MAX_SOURCE_BYTES) {
+        while self.passed.len() + self.current > 0
+            && (self.held_rows() > self.window + 1 || self.held > MAX_SOURCE_BYTES)
+        {
             self.give_first(give);
         }
     }
@@ -452,21 +499,21 @@ impl Page {
     }
 
     fn give_first(&mut self, give: &mut Give<'_>) {
-        let Some(row) = self.rows.pop_front() else { return };
         self.base += 1;
+        if !self.passed.is_empty() {
+            self.held -= self.passed.give_first(give);
+            return;
+        }
+        let Some(row) = self.rows.pop_front() else { return };
         self.current -= 1;
         self.held -= row.counted;
         give_row(&row, true, &mut self.scratch, give);
     }
 }
 
-fn has_text(row: &Row) -> bool {
-    !row.shown(&mut String::new()).is_empty()
-}
-
 /// It has text, or is a blank line.
 fn is_shown(row: &Row) -> bool {
-    row.ended || has_text(row)
+    row.ended || row.has_text()
 }
 
 /// Gives a row, unless nothing ever stood there.

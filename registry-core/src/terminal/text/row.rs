@@ -2,6 +2,7 @@
 
 use unicode_width::UnicodeWidthChar as _;
 
+use super::page::Kind;
 use crate::id::Cursor;
 
 /// The columns that overwriting works on: more than any terminal is wide. Moving further right stops here.
@@ -13,13 +14,15 @@ const MAX_JOINED_BYTES: usize = 64;
 /// What is kept of a row's memory for the next one, in bytes: enough for most lines.
 const MAX_SPARE_BYTES: usize = 4096;
 const TAB_COLUMNS: usize = 8;
+/// About what a row takes in memory beside what it says, in bytes.
+const ROW_BYTES: usize = 128;
 
 /// A line.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Row {
     /// What it says, unless it is made of cells; then what stands before the first one.
     text: String,
-    cells: Option<Vec<Cell>>,
+    cells: Cells,
     /// The columns of the first bytes of `text`, so that no byte is measured twice.
     measured: Measured,
     /// How many cells have joined characters, or had them.
@@ -35,6 +38,18 @@ pub(super) struct Row {
     pub(super) last: Cursor,
     /// What it weighs among the rows that are held; 0 while it is not counted.
     pub(super) counted: usize,
+}
+
+/// What a row is made of.
+#[derive(Clone, Debug, Default)]
+enum Cells {
+    /// Text that only grows.
+    #[default]
+    None,
+    /// ASCII without TABs, a byte a cell, as nearly all text is that gets overwritten; nothing stands before it.
+    Narrow(Vec<u8>),
+    /// Anything.
+    Any(Vec<Cell>),
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -56,6 +71,19 @@ struct Cell {
 const CONTINUED: char = '\0';
 const BLANK: Cell = Cell { c: ' ', joined: None };
 
+impl Cells {
+    /// Those of a row that is made of any, or begins to be.
+    fn any(&mut self) -> &mut Vec<Cell> {
+        if !matches!(self, Self::Any(_)) {
+            *self = Self::Any(Vec::new());
+        }
+        match self {
+            Self::Any(cells) => cells,
+            _ => unreachable!("they were just made"),
+        }
+    }
+}
+
 impl Row {
     /// The text, of a row that is not made of cells.
     pub(super) fn text(&self) -> &str {
@@ -63,7 +91,7 @@ impl Row {
     }
 
     pub(super) fn has_cells(&self) -> bool {
-        self.cells.is_some()
+        !matches!(self.cells, Cells::None)
     }
 
     pub(super) fn append(&mut self, text: &str) {
@@ -72,8 +100,10 @@ impl Row {
 
     /// How many columns it takes.
     pub(super) fn columns(&mut self) -> usize {
-        if let Some(cells) = &self.cells {
-            return cells.len();
+        match &self.cells {
+            Cells::None => {}
+            Cells::Narrow(cells) => return cells.len(),
+            Cells::Any(cells) => return cells.len(),
         }
         let Measured { bytes, columns } = self.measured;
         self.measured = Measured { bytes: self.text.len(), columns: measure(columns, &self.text[bytes..]) };
@@ -108,8 +138,8 @@ impl Row {
 
     /// A row of no cells is text again.
     pub(super) fn tidy(&mut self) {
-        if self.cells.as_ref().is_some_and(Vec::is_empty) {
-            self.cells = None;
+        if self.has_cells() && self.columns() == 0 {
+            self.drop_cells();
             self.measured = Measured::default();
         }
     }
@@ -117,7 +147,7 @@ impl Row {
     /// As new, except for the frames.
     pub(super) fn clear(&mut self) {
         self.text.clear();
-        self.cells = None;
+        self.drop_cells();
         self.measured = Measured::default();
         self.joined_cells = 0;
         self.edited = false;
@@ -145,18 +175,48 @@ impl Row {
         self.text.starts_with(|c: char| c.is_ascii()) || self.columns() > 0
     }
 
+    /// What it says, untrimmed, and what makes the same row of that again; if that is all there is to it.
+    pub(super) fn simple(&self) -> Option<(&str, Kind)> {
+        let (text, narrow) = match &self.cells {
+            Cells::None => (&*self.text, false),
+            Cells::Narrow(cells) => (std::str::from_utf8(cells).unwrap_or_default(), true),
+            Cells::Any(_) => return None,
+        };
+        // Of joined cells a row remembers that it had some.
+        let simple = self.ended && !self.cut && self.joined_cells == 0;
+        simple.then_some((text, Kind { edited: self.edited, narrow }))
+    }
+
+    /// A row that ended, of what [`simple`](Self::simple) gave.
+    pub(super) fn of_simple(text: String, Kind { edited, narrow }: Kind) -> Self {
+        let (text, cells) =
+            if narrow { (String::new(), Cells::Narrow(text.into_bytes())) } else { (text, Cells::None) };
+        Self { text, cells, edited, ended: true, ..Self::default() }
+    }
+
+    /// The [`weight`](Self::weight) of a row of such text.
+    pub(super) const fn weight_of(text: &str) -> usize {
+        ROW_BYTES + text.len()
+    }
+
     /// About what it takes in memory, in bytes.
     pub(super) fn weight(&self) -> usize {
-        let cells = self.cells.as_ref().map_or(0, Vec::len);
+        let cells = match &self.cells {
+            Cells::None => 0,
+            // They become others as soon as something else is written.
+            Cells::Narrow(cells) => cells.len(),
+            Cells::Any(cells) => cells.len(),
+        };
         let joined = self.joined_cells.min(cells) * (size_of::<String>() + MAX_JOINED_BYTES);
-        size_of::<Self>() + self.text.len() + cells * size_of::<Cell>() + joined
+        ROW_BYTES + self.text.len() + cells * size_of::<Cell>() + joined
     }
 
     /// What it says, for those who read it. `scratch` is where cells are put together.
     pub(super) fn shown<'a>(&'a self, scratch: &'a mut String) -> &'a str {
         let text = match &self.cells {
-            None => &self.text,
-            Some(cells) => {
+            Cells::None => &self.text,
+            Cells::Narrow(cells) => std::str::from_utf8(cells).unwrap_or_default(),
+            Cells::Any(cells) => {
                 scratch.clear();
                 scratch.push_str(&self.text);
                 for cell in cells.iter().filter(|cell| cell.c != CONTINUED) {
@@ -171,23 +231,83 @@ impl Row {
         if self.edited { text.trim_end_matches(' ') } else { text }
     }
 
+    /// It says something.
+    pub(super) fn has_text(&self) -> bool {
+        let edited = self.edited;
+        let is_blank = |c: char| edited && c == ' ';
+        let before = !self.text.chars().all(is_blank);
+        before
+            || match &self.cells {
+                Cells::None => false,
+                Cells::Narrow(cells) => !cells.iter().all(|byte| is_blank(char::from(*byte))),
+                Cells::Any(cells) => {
+                    !cells.iter().all(|cell| cell.c == CONTINUED || is_blank(cell.c) && cell.joined.is_none())
+                }
+            }
+    }
+
+    /// Makes it a row of narrow cells, if they can be, and `text` can be written into them.
+    fn narrow(&mut self, text: &str) -> Option<&mut Vec<u8>> {
+        if !is_narrow_text(text) {
+            return None;
+        }
+        if !self.has_cells() && self.text.len() <= MAX_COLUMNS && is_narrow_text(&self.text) {
+            self.cells = Cells::Narrow(std::mem::take(&mut self.text).into_bytes());
+        }
+        match &mut self.cells {
+            Cells::Narrow(cells) => Some(cells),
+            _ => None,
+        }
+    }
+
+    /// It is made of cells no longer. Their memory serves for text.
+    fn drop_cells(&mut self) {
+        if let Cells::Narrow(mut cells) = std::mem::take(&mut self.cells)
+            && self.text.capacity() < cells.capacity()
+        {
+            cells.clear();
+            self.text = String::from_utf8(cells).unwrap_or_default();
+        }
+    }
+
     /// Makes it a row of cells.
     fn cells(&mut self) -> &mut Vec<Cell> {
-        if self.cells.is_none() {
-            let cells = Vec::with_capacity(self.columns());
-            let text = std::mem::take(&mut self.text);
-            self.cells = Some(cells);
-            let mut column = 0;
-            // A row that is no more than so wide fits.
-            for c in text.chars() {
-                column = self.put(column, c).unwrap_or(column);
+        match &self.cells {
+            Cells::Any(_) => {}
+            Cells::Narrow(narrow) => {
+                let cell = |byte: &u8| Cell { c: char::from(*byte), joined: None };
+                self.cells = Cells::Any(narrow.iter().map(cell).collect());
+            }
+            Cells::None => {
+                let cells = Vec::with_capacity(self.columns());
+                let text = std::mem::take(&mut self.text);
+                self.cells = Cells::Any(cells);
+                let mut column = 0;
+                // A row that is no more than so wide fits.
+                for c in text.chars() {
+                    column = self.put(column, c).unwrap_or(column);
+                }
             }
         }
-        self.cells.get_or_insert_default()
+        self.cells.any()
     }
 
     /// Writes `text` over what is at `column`; returns where the cursor is then, and what did not fit.
     pub(super) fn write<'t>(&mut self, mut column: usize, text: &'t str) -> (usize, &'t str) {
+        if let Some(cells) = self.narrow(text) {
+            let end = (column + text.len()).min(MAX_COLUMNS);
+            let (fits, rest) = text.split_at(end.saturating_sub(column));
+            if fits.is_empty() {
+                return (column, rest);
+            }
+            let edited = column < cells.len();
+            if end > cells.len() {
+                cells.resize(end, b' ');
+            }
+            cells[column..end].copy_from_slice(fits.as_bytes());
+            self.edited |= edited;
+            return (end, rest);
+        }
         self.cells();
         for (at, c) in text.char_indices() {
             match self.put(column, c) {
@@ -211,10 +331,10 @@ impl Row {
         if column + width > MAX_COLUMNS {
             return None;
         }
-        if column == 0 && self.cells.as_ref().is_some_and(|cells| !cells.is_empty()) {
+        if column == 0 && self.columns() > 0 {
             self.text.clear();
         }
-        let cells = self.cells.get_or_insert_default();
+        let cells = self.cells.any();
         if column < cells.len() {
             self.edited = true;
             part(cells, column);
@@ -233,7 +353,7 @@ impl Row {
     /// At the line's end a TAB is written, elsewhere it moves.
     fn put_tab(&mut self, column: usize) -> Option<usize> {
         let next = next_stop(column);
-        let cells = self.cells.get_or_insert_default();
+        let cells = self.cells.any();
         if next > MAX_COLUMNS {
             return None;
         }
@@ -247,7 +367,7 @@ impl Row {
 
     /// Joins a zero-width character to the one before it. Where there is none, it stands before the line or is lost.
     fn join(&mut self, column: usize, c: char) {
-        let cells = self.cells.get_or_insert_default();
+        let cells = self.cells.any();
         if column == 0 && cells.is_empty() && self.text.len() < MAX_JOINED_BYTES {
             return self.text.push(c);
         }
@@ -269,6 +389,12 @@ impl Row {
         if column == 0 {
             return self.clear();
         }
+        if let Some(cells) = self.narrow("") {
+            let edited = column < cells.len();
+            cells.truncate(column);
+            self.edited |= edited;
+            return;
+        }
         let cells = self.cells();
         if column < cells.len() {
             part(cells, column);
@@ -279,6 +405,14 @@ impl Row {
 
     /// Erases `count` columns from `column` on.
     pub(super) fn erase(&mut self, column: usize, count: usize) {
+        if let Some(cells) = self.narrow("") {
+            let end = (column + count).min(cells.len());
+            if column < end {
+                cells[column..end].fill(b' ');
+                self.edited = true;
+            }
+            return;
+        }
         let cells = self.cells();
         let end = (column + count).min(cells.len());
         if column >= end {
@@ -394,6 +528,11 @@ pub(super) fn measure(mut column: usize, text: &str) -> usize {
         }
     }
     column
+}
+
+/// A byte is a column.
+fn is_narrow_text(text: &str) -> bool {
+    text.is_ascii() && memchr::memchr(b'\t', text.as_bytes()).is_none()
 }
 
 /// All eight bytes are ASCII, and none is a TAB.

@@ -1,6 +1,6 @@
 //! What moves the cursor, erases, and makes room.
 
-use super::{At, Give, Page, Row, Saved, has_text, is_shown};
+use super::{At, Give, Page, Row, Saved, give_row, is_shown};
 use crate::ansi::edits::Edit;
 use crate::terminal::text::MAX_WINDOW_LINES;
 use crate::terminal::text::row::measure;
@@ -114,6 +114,7 @@ impl Page {
 
     /// Above the first row there are others, but what was given stays as it is: what is written there is new.
     fn up(&mut self, count: usize, column: usize) {
+        self.return_passed();
         self.leave();
         let count = count.min(MAX_WINDOW_LINES);
         let room = (MAX_WINDOW_LINES + 1).saturating_sub(self.rows.len());
@@ -151,7 +152,7 @@ impl Page {
 
     fn insert_lines(&mut self, count: usize, give: &mut Give<'_>) {
         self.leave_aside(give);
-        let room = (MAX_WINDOW_LINES + 1).saturating_sub(self.rows.len());
+        let room = (MAX_WINDOW_LINES + 1).saturating_sub(self.held_rows());
         // The rows below move.
         let moved = self.rows.len() - self.current;
         let count = if self.allowance.spend(moved) { self.allowance.rows(count.min(room)) } else { 0 };
@@ -187,17 +188,21 @@ impl Page {
         if self.aside.is_none() {
             let column = self.column();
             self.calm = 0;
-            self.saved = Some(Saved { row: self.base + self.current as i64, column });
+            self.saved = Some(Saved { row: self.base + (self.passed.len() + self.current) as i64, column });
         }
     }
 
     fn restore(&mut self, give: &mut Give<'_>) {
         let Some(saved) = self.saved else { return self.jump(give) };
         self.settle();
-        if let Some(row) = self.aside.take().filter(has_text) {
+        if let Some(row) = self.aside.take().filter(Row::has_text) {
             self.last_aside = Some(row);
         }
-        match usize::try_from(saved.row - self.base) {
+        let row = usize::try_from(saved.row - self.base);
+        if row.is_ok_and(|row| row < self.passed.len()) {
+            self.return_passed();
+        }
+        match row.map(|row| row.wrapping_sub(self.passed.len())) {
             Ok(row) if row < self.rows.len() => {
                 self.leave();
                 self.current = row;
@@ -215,7 +220,7 @@ impl Page {
     fn jump(&mut self, give: &mut Give<'_>) {
         if self.aside.is_some() {
             self.settle();
-            if !self.aside.as_ref().is_some_and(has_text) {
+            if !self.aside.as_ref().is_some_and(Row::has_text) {
                 self.aside = Some(Row::default());
                 return self.place(0);
             }
@@ -232,18 +237,19 @@ impl Page {
         self.leave_aside(give);
         self.saved = None;
         self.leave();
-        while self.rows.len() > 1 {
-            self.current = 1;
+        while self.held_rows() > 1 {
+            // All but the last row.
+            self.current = self.rows.len() - 1;
             self.give_first(give);
         }
-        if is_shown(&self.rows[0]) {
-            self.rows.push_back(Row::default());
-            self.current = 1;
-            self.give_first(give);
+        let last = &mut self.rows[0];
+        if is_shown(last) {
+            self.base += 1;
+            give_row(last, true, &mut self.scratch, give);
         }
+        self.held -= last.counted;
+        last.renew();
         self.current = 0;
-        self.rows[0].clear();
-        self.rows[0].first = None;
         *self.window_behind.as_mut().unwrap_or(&mut self.window) = self.first_window;
         self.enter(0);
     }

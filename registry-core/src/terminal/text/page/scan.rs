@@ -1,11 +1,24 @@
 //! Looks ahead in text with marks.
 
+/// Bytes in which line ends are counted.
+const STRETCH: usize = 512;
+
 /// Where the last lines begin, so many of them that have an end.
 pub(super) fn before_last_lines(text: &str, lines: usize) -> usize {
     if lines == 0 {
         return 0;
     }
-    let mut ends = memchr::memrchr_iter(b'\n', text.as_bytes());
+    // To count them in a stretch is faster than to find each.
+    let (mut lines, mut rest) = (lines, text.as_bytes());
+    while let Some((before, stretch)) = rest.split_last_chunk::<STRETCH>() {
+        let ends = memchr::memchr_iter(b'\n', stretch).count();
+        if ends > lines {
+            break;
+        }
+        lines -= ends;
+        rest = before;
+    }
+    let mut ends = memchr::memrchr_iter(b'\n', rest);
     ends.nth(lines).map_or(0, |end| end + 1)
 }
 
