@@ -5,6 +5,7 @@
 
 mod log_rows;
 mod log_totals;
+pub mod redis;
 pub mod sqlite;
 
 use std::collections::BTreeMap;
@@ -400,6 +401,19 @@ pub struct Retention {
     pub total_bytes: u64,
 }
 
+/// Frames of one boot that a log had made durable and has no more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Loss {
+    /// The node.
+    pub node: NodeId,
+    /// The run of the agent.
+    pub boot: Boot,
+    /// The last number that the log still has; 0: none.
+    pub last_seq: u64,
+    /// The last that it had.
+    pub had_seq: u64,
+}
+
 /// Terminal frames.
 #[async_trait]
 pub trait TerminalLog: Send + Sync + 'static {
@@ -420,6 +434,11 @@ pub trait TerminalLog: Send + Sync + 'static {
     async fn erase(&self, node: &NodeId) -> StoreResult<()>;
     /// Trims a little (bounded work); true when there is more to do.
     async fn trim(&self, retention: Retention, now_unix_ms: u64) -> StoreResult<bool>;
+    /// Waits until frames that were durable are gone (the store was wiped, or put back to an older copy), and says which.
+    /// Each loss is told once, to one caller. Never returns for a store that keeps what it commits. Cancel safe.
+    async fn lost(&self) -> Vec<Loss> {
+        std::future::pending().await
+    }
     /// Bytes kept in all, as retention counts them.
     fn total_bytes(&self) -> u64;
     /// Since when writing has been held up from outside, by the clock's monotonic time in milliseconds; `None`: it is not.
