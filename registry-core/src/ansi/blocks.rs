@@ -96,8 +96,16 @@ pub(super) fn feed<P: Processor>(p: P, machine: &mut Machine, input: &[u8], out:
         let mut stop = if carry.string.body == 0 { Stop::Quiet } else { Stop::Strings };
         let mut run =
             Run { input, rest, out, carry, edge: Edge::None, met: Met::default(), cap: machine.cap };
-        while matches!(stop, Stop::Strings | Stop::Quiet) {
-            stop = if stop == Stop::Strings { run.blocks::<P, true>(p) } else { run.blocks::<P, false>(p) };
+        loop {
+            stop = match stop {
+                Stop::Strings => run.blocks::<P, true>(p),
+                Stop::Quiet => run.blocks::<P, false>(p),
+                Stop::Body => {
+                    run.skip_body(p);
+                    run.blocks::<P, true>(p)
+                }
+                Stop::Odd | Stop::Edge | Stop::End => break,
+            };
         }
         rest = run.rest;
         machine.counters.dropped_controls += run.met.dropped;
@@ -114,7 +122,7 @@ pub(super) fn feed<P: Processor>(p: P, machine: &mut Machine, input: &[u8], out:
     }
 }
 
-/// How many bytes at the start of `input` are known to stay as they are. Fewer than [`STRETCH`] more may be.
+/// How many bytes at the start of `input` are known to stay as they are. Up to [`STRETCH`] more may be.
 #[inline(always)]
 pub(super) fn plain_run<P: Processor>(p: P, input: &[u8]) -> usize {
     let (mut at, mut ascii) = (0, true);
@@ -123,6 +131,13 @@ pub(super) fn plain_run<P: Processor>(p: P, input: &[u8]) -> usize {
             break;
         }
         at += STRETCH;
+    }
+    // The rest, if there is enough before it: a stretch that ends where the input does, but for the last byte.
+    if let Some(bytes) = input.last_chunk::<{ STRETCH + 1 }>()
+        && input.len() - at <= bytes.len()
+        && p.is_plain(bytes, &mut ascii)
+    {
+        at = input.len() - 1;
     }
     at
 }
@@ -148,9 +163,10 @@ struct StringCarry {
 }
 
 /// What a block's last byte is, where that is so rare that the byte machine takes the byte behind it.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
 pub(super) enum Edge {
     /// Nothing of the kind.
+    #[default]
     None,
     /// 0xC2 in text: it goes or stays with what follows, and is left to that.
     HeldLead,
@@ -171,6 +187,8 @@ pub(super) enum Stop {
     Strings,
     /// There have been none for a while.
     Quiet,
+    /// A string is open that has a long body.
+    Body,
     /// The next block has something out of the ordinary.
     Odd,
     /// The last block's last byte is one of those of [`Edge`].
@@ -180,6 +198,7 @@ pub(super) enum Stop {
 }
 
 /// What is to be done with a block.
+#[derive(Default)]
 pub(super) struct Verdict {
     pub(super) keep: u64,
     /// Controls that are taken out.
@@ -225,7 +244,7 @@ impl Run<'_, '_> {
         let mut stop = Stop::End;
         // SAFETY: the vector's length is within its room.
         let mut to = unsafe { self.out.as_mut_ptr().add(self.out.len()) };
-        if !STRINGS && carry.escape | carry.csi == 0 {
+        if !STRINGS && carry.in_text() {
             // SAFETY: there is room for what is left.
             (rest, to) = unsafe { copy_plain(p, rest, to) };
         }
@@ -254,10 +273,14 @@ impl Run<'_, '_> {
                     stop = Stop::Quiet;
                     break;
                 }
+                if (carry.string.body != 0) & (carry.string.length >= STRETCH) {
+                    stop = Stop::Body;
+                    break;
+                }
                 continue;
             }
             plain = if verdict.keep == u64::MAX { plain + 1 } else { 0 };
-            if plain >= BEFORE_STRETCH && carry.escape | carry.csi == 0 {
+            if plain >= BEFORE_STRETCH && carry.in_text() {
                 plain = 0;
                 // SAFETY: as above.
                 (rest, to) = unsafe { copy_plain(p, rest, to) };
@@ -298,6 +321,23 @@ impl Run<'_, '_> {
     }
 }
 
+impl Run<'_, '_> {
+    /// Skips stretches of the open body that cannot end it, up to the cap.
+    #[inline(always)]
+    fn skip_body<P: Processor>(&mut self, p: P) {
+        let mut ascii = true;
+        while let Some(bytes) = self.rest.first_chunk::<{ STRETCH + 1 }>() {
+            let length = self.carry.string.length + STRETCH;
+            // What would stay in text as it is ends no body. Only a last C2 might, with what follows it.
+            if length > self.cap || bytes[STRETCH - 1] == C2 || !p.is_plain(bytes, &mut ascii) {
+                break;
+            }
+            self.carry.string.length = length;
+            self.rest = &self.rest[STRETCH..];
+        }
+    }
+}
+
 /// Copies stretches of text as long as there is nothing else in them. Returns what is left, and where it goes.
 ///
 /// # Safety
@@ -331,6 +371,9 @@ pub(super) fn judge<P: Processor, const STRINGS: bool>(
     let esc = p.equal(block, ESC);
     let control = p.controls(block);
     let lead = p.equal(block, C2);
+    if !STRINGS && esc | control | lead | carry.escape | carry.csi == 0 {
+        return Ok(Verdict { keep: u64::MAX, ..Verdict::default() });
+    }
     let mut edges = 0;
     if lead != 0 {
         let (c1, continuation) = p.continuations(block);
@@ -380,7 +423,7 @@ pub(super) fn judge<P: Processor, const STRINGS: bool>(
     if STRINGS {
         // No branches here: whether a string is open where a block ends is anybody's guess.
         let open = carry.string;
-        if open.body != 0 && open.length.wrapping_add(BLOCK) > cap {
+        if (open.body != 0) & (open.length.wrapping_add(BLOCK) > cap) {
             return Err(Stop::Odd);
         }
         strings = osc | open.body != 0;

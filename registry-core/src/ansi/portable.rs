@@ -9,7 +9,7 @@ const BLOCK: usize = 64;
 const SHORT_RUN: usize = 64;
 
 /// Bytes that are stepped through before text is looked for again.
-const STEPS: usize = 16;
+const STEPS: usize = 64;
 
 /// Appends the text in `input` to `out`; the machine carries what is open from one piece to the next.
 pub(super) fn feed(machine: &mut Machine, input: &[u8], out: &mut Vec<u8>) {

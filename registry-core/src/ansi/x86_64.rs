@@ -449,16 +449,16 @@ impl Avx2 {
         // SAFETY: see above.
         unsafe {
             let kept = _mm256_broadcastsi128_si256(_mm_loadu_si128(KEPT.as_ptr().cast()));
-            let (one, bound) = (_mm256_set1_epi8(1), _mm256_set1_epi8(0x21));
-            let mut bad = _mm256_setzero_si256();
+            // Added, this makes DEL 0, what is over 0x7F up to 0x80, controls up to 0xA0, and the rest more.
+            let (offset, least) = (_mm256_set1_epi8(signed(0x81)), _mm256_set1_epi8(signed(0xA1)));
+            let mut lowest = least;
             for at in (0..STRETCH).step_by(32) {
                 let half = _mm256_loadu_si256(bytes.as_ptr().add(at).cast());
-                // One more makes DEL the lowest number; what is over 0x7F is negative or, all ones, zero.
-                let low = _mm256_cmpgt_epi8(bound, _mm256_add_epi8(half, one));
                 let stays = _mm256_cmpeq_epi8(half, _mm256_shuffle_epi8(kept, half));
-                bad = _mm256_or_si256(bad, _mm256_andnot_si256(stays, low));
+                let moved = _mm256_or_si256(_mm256_add_epi8(half, offset), stays);
+                lowest = _mm256_min_epu8(lowest, moved);
             }
-            _mm256_testz_si256(bad, bad) != 0
+            _mm256_movemask_epi8(_mm256_cmpeq_epi8(lowest, least)) == -1
         }
     }
 
