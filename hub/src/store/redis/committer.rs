@@ -15,7 +15,7 @@ use super::log::Shared;
 use super::plan::{self, Append, NodePlan};
 use super::scripts;
 use super::state::NodeState;
-use crate::store::{Retention, StoreError, StoreResult};
+use crate::store::{Loss, Retention, StoreError, StoreResult};
 
 /// Jobs that may wait; when there are more, their callers wait. Four full groups.
 pub(super) const QUEUE_JOBS: usize = 1024;
@@ -258,29 +258,42 @@ impl Committer {
     /// Takes what is there for the truth, and tells what is gone.
     pub(super) async fn look_at(&mut self, nodes: Vec<NodeId>) -> StoreResult<()> {
         let shared = Arc::clone(&self.shared);
-        self.shared.claim().await?;
+        shared.claim().await?;
+        let mut losses = Vec::new();
+        let mut outcome = Ok(());
         for nodes in nodes.chunks(LOOK_NODES) {
-            let mut commands = Pipeline::with_capacity(nodes.len());
-            for node in nodes {
-                commands.add_command(Seen::ask(&shared.keys, node));
+            outcome = self.look_at_some(nodes, &mut losses).await;
+            if outcome.is_err() {
+                break;
             }
-            for (node, answer) in nodes.iter().zip(shared.write.send(&commands).await?) {
-                let seen = match answer {
-                    Err(error) if is_no_script(&error) => {
-                        shared.write.load_scripts().await?;
-                        shared.write.ask::<Value>(Seen::ask(&shared.keys, node)).await?
-                    }
-                    answer => answer?,
-                };
-                let seen = Seen::read(&shared.write, node, seen)?;
-                self.judge(node, seen).await?;
-                self.doubtful.remove(node);
-            }
+        }
+        shared.tell_lost(losses);
+        outcome
+    }
+
+    async fn look_at_some(&mut self, nodes: &[NodeId], losses: &mut Vec<Loss>) -> StoreResult<()> {
+        let shared = Arc::clone(&self.shared);
+        let mut commands = Pipeline::with_capacity(nodes.len());
+        for node in nodes {
+            commands.add_command(Seen::ask(&shared.keys, node));
+        }
+        for (node, answer) in nodes.iter().zip(shared.write.send(&commands).await?) {
+            let seen = match answer {
+                Err(error) if is_no_script(&error) => {
+                    shared.write.load_scripts().await?;
+                    shared.write.ask::<Value>(Seen::ask(&shared.keys, node)).await?
+                }
+                answer => answer?,
+            };
+            let seen = Seen::read(&shared.write, node, seen)?;
+            losses.extend(self.judge(node, seen).await?);
+            self.doubtful.remove(node);
         }
         Ok(())
     }
 
-    async fn judge(&mut self, node: &NodeId, seen: Seen) -> StoreResult<()> {
+    /// What is gone, going by what was seen, which from here on is what is known.
+    async fn judge(&self, node: &NodeId, seen: Seen) -> StoreResult<Vec<Loss>> {
         let shared = &self.shared;
         let (was_known, known) = {
             let roll = shared.roll.lock();
@@ -290,7 +303,7 @@ impl Committer {
             // Nothing is missing of one that is newer: the answer to its last write was lost.
             Finding::Is(state) if state.version >= known.version => {
                 shared.roll.lock().set(node.clone(), state);
-                return Ok(());
+                return Ok(Vec::new());
             }
             Finding::Is(state) => state,
             Finding::Amend { mut state, drop_stream, recount } => {
@@ -303,8 +316,7 @@ impl Committer {
         };
         let losses = state.losses_since(&known, node);
         shared.roll.lock().set(node.clone(), state);
-        shared.tell_lost(losses);
-        Ok(())
+        Ok(losses)
     }
 
     async fn amend(&self, node: &NodeId, state: &NodeState, drop_stream: bool) -> StoreResult<()> {

@@ -29,6 +29,8 @@ const FAILURE_HOLDS: Duration = Duration::from_millis(100);
 pub(super) struct Link {
     place: Arc<Place>,
     clock: Clock,
+    /// Nothing that is sent changes anything.
+    reads_only: bool,
     state: Mutex<State>,
     /// How many connections were made: more than before means that the server may be another one.
     made: AtomicU64,
@@ -48,8 +50,12 @@ struct Open {
 }
 
 impl Link {
-    pub(super) fn new(place: Arc<Place>, clock: Clock) -> Self {
-        Self { place, clock, state: Mutex::default(), made: AtomicU64::new(0) }
+    pub(super) fn for_writing(place: Arc<Place>, clock: Clock) -> Self {
+        Self { place, clock, reads_only: false, state: Mutex::default(), made: AtomicU64::new(0) }
+    }
+
+    pub(super) fn for_reading(place: Arc<Place>, clock: Clock) -> Self {
+        Self { reads_only: true, ..Self::for_writing(place, clock) }
     }
 
     pub(super) fn place(&self) -> &Place {
@@ -60,8 +66,19 @@ impl Link {
         self.made.load(Ordering::Relaxed)
     }
 
-    /// Sends commands together and waits for all answers, of which each may be an error of its own.
+    /// Sends commands together and waits for all answers, of which each may be an error of its own. Commands that only
+    /// read are sent once more when the connection turns out to be broken: that of a server that was restarted is.
     pub(super) async fn send(&self, commands: &Pipeline) -> StoreResult<Vec<StoreResult<Value>>> {
+        let made = self.connections_made();
+        match self.send_once(commands).await {
+            Err(error) if self.reads_only && error.is_transient() && made == self.connections_made() => {
+                self.send_once(commands).await
+            }
+            outcome => outcome,
+        }
+    }
+
+    async fn send_once(&self, commands: &Pipeline) -> StoreResult<Vec<StoreResult<Value>>> {
         let mut open = self.open().await?;
         let sent = open.connection.send_packed_commands(commands, 0, commands.len());
         match timeout(ANSWER_LIMIT, sent).await {

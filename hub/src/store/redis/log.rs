@@ -72,13 +72,13 @@ impl RedisTerminalLog {
         let (keys, url) = (Keys::new(namespace)?, url.to_owned());
         let parsed = tokio::task::spawn_blocking(move || Place::parse(&url));
         let place = Arc::new(parsed.await.map_err(|error| StoreError::Failed(Arc::new(error)))??);
-        let write = Link::new(Arc::clone(&place), clock.clone());
+        let write = Link::for_writing(Arc::clone(&place), clock.clone());
         opening::check_server(&write).await?;
         let fence = opening::claim(&write, &keys, &clock).await?;
         let shared = Arc::new(Shared {
             keys,
             fence: fence.to_string(),
-            read: Link::new(place, clock.clone()),
+            read: Link::for_reading(place, clock.clone()),
             write,
             clock,
             roll: Mutex::default(),
