@@ -5,8 +5,11 @@
 
 mod log_rows;
 mod log_totals;
+mod numbers;
+pub mod postgres;
 pub mod redis;
 pub mod sqlite;
+mod task_steps;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

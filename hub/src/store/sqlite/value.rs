@@ -7,15 +7,11 @@ use rusqlite::types::Type;
 use rusqlite::{ErrorCode, Row};
 
 use crate::store::StoreError;
+pub(super) use crate::store::numbers::{bound, time};
 
 /// A boot, a seq, an epoch, a count: refused where it does not fit, because a changed one would name another thing.
 pub(super) fn number(value: u64) -> rusqlite::Result<i64> {
     i64::try_from(value).map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))
-}
-
-/// A time or a duration: cut down where it does not fit. They come from nodes, whose clocks may say anything.
-pub(super) fn time(ms: u64) -> i64 {
-    i64::try_from(ms).unwrap_or(i64::MAX)
 }
 
 /// Reads what [`number`] or [`time`] wrote.
@@ -57,9 +53,4 @@ pub(super) fn is_the_jobs_own(error: &rusqlite::Error) -> bool {
         }
         None => true,
     }
-}
-
-/// A place to compare with: cut down where it does not fit, since nothing is kept beyond.
-pub(super) fn bound(place: u64) -> i64 {
-    i64::try_from(place).unwrap_or(i64::MAX)
 }
