@@ -84,6 +84,10 @@ pub(super) trait Processor: Copy {
 pub(super) fn feed<P: Processor>(p: P, machine: &mut Machine, input: &[u8], out: &mut Vec<u8>) {
     // Room for all of it, for two bytes that were held back, and for a whole block behind whatever is kept.
     out.reserve(input.len() + BLOCK + 2);
+    if machine.in_text() && is_short_text(p, input) {
+        out.extend_from_slice(input);
+        return;
+    }
     let mut rest = input;
     let mut limit = FEW_STEPS;
     while !rest.is_empty() {
@@ -120,6 +124,28 @@ pub(super) fn feed<P: Processor>(p: P, machine: &mut Machine, input: &[u8], out:
             rest = &rest[at..];
         }
     }
+}
+
+/// True for a piece of a few blocks, at most, in which nothing has to be decided on.
+#[inline(always)]
+fn is_short_text<P: Processor>(p: P, input: &[u8]) -> bool {
+    if input.len() > STRETCH {
+        return false;
+    }
+    let Some(end) = input.last_chunk::<BLOCK>() else { return false };
+    for block in input.as_chunks::<BLOCK>().0 {
+        if !is_text(p, block) {
+            return false;
+        }
+    }
+    is_text(p, end)
+}
+
+/// True when nothing in these bytes has to be decided on.
+#[inline(always)]
+fn is_text<P: Processor>(p: P, bytes: &[u8; BLOCK]) -> bool {
+    let block = p.load(bytes);
+    p.equal(block, ESC) | p.controls(block) | p.equal(block, C2) == 0
 }
 
 /// How many bytes at the start of `input` are known to stay as they are. Up to [`STRETCH`] more may be.

@@ -4,9 +4,13 @@
 //! Stripped text has no C0 but TAB, LF and CR, so a mark begins with one of the others and cannot be mistaken. Some
 //! are followed by a count in two bytes. Without its marks the output is exactly the stripper's.
 
+mod marks;
 #[cfg(any(target_arch = "aarch64", target_arch = "x86_64"))]
 mod plain;
 
+pub(crate) use self::marks::{ERASE_AFTER, Edit, JUMP, decode};
+
+use self::marks::Mark;
 use super::machine::{C2, Machine, Sink};
 use super::portable::clean_run;
 use super::{DEFAULT_CAP_BYTES, Path};
@@ -15,106 +19,6 @@ use super::{DEFAULT_CAP_BYTES, Path};
 const MAX_PARAMETER_BYTES: usize = 64;
 /// Runs of text that are copied as one block.
 const SHORT_RUN: usize = 16;
-/// Counts in marks end here.
-const MAX_COUNT: u16 = 4095;
-
-/// What a mark stands for. Counts are 1 to 4095.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Edit {
-    /// Cursor so many columns left (also BS), right, lines up, down.
-    Left(u16),
-    Right(u16),
-    Up(u16),
-    Down(u16),
-    /// The same two, and to the line's start.
-    UpStart(u16),
-    DownStart(u16),
-    /// To a column, counted from 1.
-    Column(u16),
-    /// As LF does.
-    NewLine,
-    /// Of the line: what is at and behind the cursor, up to and at the cursor, all.
-    EraseAfter,
-    EraseBefore,
-    EraseLine,
-    /// What is at and behind the cursor, and all lines below.
-    EraseBelow,
-    /// So many columns, at the cursor.
-    InsertColumns(u16),
-    DeleteColumns(u16),
-    EraseColumns(u16),
-    /// So many lines, at the cursor.
-    InsertLines(u16),
-    DeleteLines(u16),
-    /// To a place on the screen, to another screen, or on with an empty one.
-    Jump,
-    /// Of the cursor's place.
-    Save,
-    Restore,
-}
-
-/// Bytes that begin marks. From [`COUNTED`] on a count follows; TAB, LF, CR and ESC are none.
-mod mark {
-    pub(super) const SAVE: u8 = 0x01;
-    pub(super) const RESTORE: u8 = 0x02;
-    pub(super) const JUMP: u8 = 0x03;
-    pub(super) const ERASE_AFTER: u8 = 0x04;
-    pub(super) const ERASE_BEFORE: u8 = 0x05;
-    pub(super) const ERASE_LINE: u8 = 0x06;
-    pub(super) const ERASE_BELOW: u8 = 0x07;
-    pub(super) const BACK: u8 = 0x08;
-    pub(super) const NEW_LINE: u8 = 0x0B;
-    pub(super) const COUNTED: u8 = 0x0E;
-    pub(super) const LEFT: u8 = COUNTED;
-    pub(super) const RIGHT: u8 = 0x0F;
-    pub(super) const UP: u8 = 0x10;
-    pub(super) const DOWN: u8 = 0x11;
-    pub(super) const UP_START: u8 = 0x12;
-    pub(super) const DOWN_START: u8 = 0x13;
-    pub(super) const COLUMN: u8 = 0x14;
-    pub(super) const INSERT_COLUMNS: u8 = 0x15;
-    pub(super) const DELETE_COLUMNS: u8 = 0x16;
-    pub(super) const ERASE_COLUMNS: u8 = 0x17;
-    pub(super) const INSERT_LINES: u8 = 0x18;
-    pub(super) const DELETE_LINES: u8 = 0x19;
-}
-
-/// Reads the mark that `text` begins with, and its length. `None` when it begins with none.
-pub(crate) fn decode(text: &[u8]) -> Option<(Edit, usize)> {
-    let first = *text.first()?;
-    if first < mark::COUNTED {
-        let edit = match first {
-            mark::SAVE => Edit::Save,
-            mark::RESTORE => Edit::Restore,
-            mark::JUMP => Edit::Jump,
-            mark::ERASE_AFTER => Edit::EraseAfter,
-            mark::ERASE_BEFORE => Edit::EraseBefore,
-            mark::ERASE_LINE => Edit::EraseLine,
-            mark::ERASE_BELOW => Edit::EraseBelow,
-            mark::BACK => Edit::Left(1),
-            mark::NEW_LINE => Edit::NewLine,
-            _ => return None,
-        };
-        return Some((edit, 1));
-    }
-    let count = u16::from(text.get(1)? & 0x3F) << 6 | u16::from(text.get(2)? & 0x3F);
-    let edit = match first {
-        mark::LEFT => Edit::Left(count),
-        mark::RIGHT => Edit::Right(count),
-        mark::UP => Edit::Up(count),
-        mark::DOWN => Edit::Down(count),
-        mark::UP_START => Edit::UpStart(count),
-        mark::DOWN_START => Edit::DownStart(count),
-        mark::COLUMN => Edit::Column(count),
-        mark::INSERT_COLUMNS => Edit::InsertColumns(count),
-        mark::DELETE_COLUMNS => Edit::DeleteColumns(count),
-        mark::ERASE_COLUMNS => Edit::EraseColumns(count),
-        mark::INSERT_LINES => Edit::InsertLines(count),
-        mark::DELETE_LINES => Edit::DeleteLines(count),
-        _ => return None,
-    };
-    Some((edit, 3))
-}
 
 /// Takes control sequences out of a stream that arrives in pieces, as the stripper does, and leaves marks.
 #[derive(Clone, Debug)]
@@ -177,6 +81,11 @@ impl Editor {
         skipped + self.one(&rest[skipped..], out)
     }
 
+    fn leave(&mut self, mark: Mark, out: &mut Vec<u8>) {
+        self.climbs |= mark.climbs;
+        out.extend_from_slice(mark.bytes());
+    }
+
     /// A CSI is open, which had these parameters so far.
     fn open_with(&mut self, parameters: &[u8]) {
         let mut marks = Marks { open: &mut self.open, climbs: &mut self.climbs, out: &mut Vec::new() };
@@ -206,7 +115,7 @@ impl Editor {
         }
         // Nearly all of them are colours.
         if last != b'm' && end <= MAX_PARAMETER_BYTES {
-            self.climbs |= leave_mark(&body[..end], last, out);
+            self.leave(Mark::of_csi(&body[..end], last), out);
         }
         Some(end + 3)
     }
@@ -245,29 +154,11 @@ impl Sink for Marks<'_> {
     }
 
     fn control(&mut self, byte: u8) {
-        match byte {
-            0x08 => self.out.push(mark::BACK),
-            0x0B | 0x0C => self.out.push(mark::NEW_LINE),
-            _ => {}
-        }
+        self.leave(Mark::of_control(byte));
     }
 
     fn escape(&mut self, last: u8) {
-        match last {
-            b'7' => self.out.push(mark::SAVE),
-            b'8' => {
-                *self.climbs = true;
-                self.out.push(mark::RESTORE);
-            }
-            b'D' => counted(mark::DOWN, 1, self.out),
-            b'E' => self.out.push(mark::NEW_LINE),
-            b'M' => {
-                *self.climbs = true;
-                counted(mark::UP, 1, self.out);
-            }
-            b'c' => self.out.push(mark::JUMP),
-            _ => {}
-        }
+        self.leave(Mark::of_escape(last));
     }
 
     fn csi_opens(&mut self) {
@@ -283,64 +174,17 @@ impl Sink for Marks<'_> {
 
     fn csi_ends(&mut self, last: u8) {
         if let Some(parameters) = self.open.bytes.get(..self.open.len) {
-            *self.climbs |= leave_mark(parameters, last, self.out);
+            let mark = Mark::of_csi(parameters, last);
+            self.leave(mark);
         }
     }
 }
 
-/// The mark of a CSI that changes what a line looks like; those with private markers or intermediates do not, but for
-/// those that switch to another screen. Returns whether it may move the cursor up.
-fn leave_mark(parameters: &[u8], last: u8, out: &mut Vec<u8>) -> bool {
-    let code = match last {
-        b'h' | b'l' => {
-            if switches_screen(parameters) {
-                out.push(mark::JUMP);
-            }
-            return false;
-        }
-        b'K' | b'J' | b'H' | b'f' | b'd' | b's' | b'u' => 0,
-        b'A' => mark::UP,
-        b'B' => mark::DOWN,
-        b'C' => mark::RIGHT,
-        b'D' => mark::LEFT,
-        b'E' => mark::DOWN_START,
-        b'F' => mark::UP_START,
-        b'G' | b'`' => mark::COLUMN,
-        b'@' => mark::INSERT_COLUMNS,
-        b'P' => mark::DELETE_COLUMNS,
-        b'X' => mark::ERASE_COLUMNS,
-        b'L' => mark::INSERT_LINES,
-        b'M' => mark::DELETE_LINES,
-        _ => return false,
-    };
-    if !parameters.iter().all(|b| b.is_ascii_digit() || *b == b';') {
-        return false;
+impl Marks<'_> {
+    fn leave(&mut self, mark: Mark) {
+        *self.climbs |= mark.climbs;
+        self.out.extend_from_slice(mark.bytes());
     }
-    let first = parameters.split(|b| *b == b';').next().unwrap_or_default();
-    let number = first.iter().fold(0_u16, |n, digit| (n * 10 + u16::from(digit - b'0')).min(MAX_COUNT));
-    match (last, number) {
-        (b'K', 0) => out.push(mark::ERASE_AFTER),
-        // Of what is above, nobody here knows how much a screen would still show.
-        (b'K' | b'J', 1) => out.push(mark::ERASE_BEFORE),
-        (b'K', 2) => out.push(mark::ERASE_LINE),
-        (b'J', 0) => out.push(mark::ERASE_BELOW),
-        (b'J', 2) | (b'H' | b'f' | b'd', _) => out.push(mark::JUMP),
-        (b's', _) if parameters.is_empty() => out.push(mark::SAVE),
-        (b'u', _) if parameters.is_empty() => out.push(mark::RESTORE),
-        (b'K' | b'J' | b's' | b'u', _) => {}
-        _ => counted(code, number.max(1), out),
-    }
-    matches!(last, b'A' | b'F' | b'L' | b'u')
-}
-
-fn switches_screen(parameters: &[u8]) -> bool {
-    let Some(modes) = parameters.strip_prefix(b"?") else { return false };
-    modes.split(|b| *b == b';').any(|mode| matches!(mode, b"47" | b"1047" | b"1049"))
-}
-
-#[allow(clippy::cast_possible_truncation, reason = "six bits are taken")]
-fn counted(code: u8, count: u16, out: &mut Vec<u8>) {
-    out.extend_from_slice(&[code, 0x40 | (count >> 6) as u8 & 0x3F, 0x40 | count as u8 & 0x3F]);
 }
 
 /// Appends the first `run` bytes of `rest`. Most runs between colours are short: a copy of a fixed size is faster.

@@ -1,14 +1,12 @@
 //! Text between marks, sixty-four bytes at a time: what the stripper's blocks keep, and where in them marks are left.
 //!
 //! Of a block that can be judged, everything that leaves a mark is known by its last byte: the final of a CSI, the byte
-//! behind an ESC, or a control. What is kept up to there goes first, then the mark, then the rest.
+//! behind an ESC, or a control. The mark is written over the end of that, and kept.
 #![allow(unsafe_code)] // To count what blocks wrote, and to call what was compiled for a processor.
 
-use std::ops::Range;
-
-use super::{Editor, MAX_PARAMETER_BYTES, Marks, leave_mark};
+use super::{Editor, MAX_PARAMETER_BYTES, Mark};
 use crate::ansi::blocks::{BLOCK, Carry, Edge, Processor, STRETCH, Stop, Verdict, judge};
-use crate::ansi::machine::{C2, ESC, Sink as _, State};
+use crate::ansi::machine::{C2, ESC, State};
 use crate::ansi::path::{Kind, Path};
 #[cfg(target_arch = "x86_64")]
 use crate::ansi::x86_64::{Avx2, Avx512};
@@ -67,7 +65,7 @@ fn blocks<P: Processor>(p: P, editor: &mut Editor, input: &[u8], out: &mut Vec<u
         at = end;
         carry.leave(edge, &mut editor.machine);
         if editor.machine.state == State::Csi {
-            editor.open_with(&input[parameters_before(input, at)]);
+            editor.open_with(&input[parameters_before(input, at)..at]);
         }
         if stop == Stop::Odd {
             let odd = input.len().min(at + BLOCK);
@@ -174,41 +172,70 @@ impl Run<'_, '_> {
         before: usize,
     ) {
         let mut keep = verdict.keep & u64::MAX << before;
-        let marks = Lasts::of(p, block, carry, verdict);
-        let mut left = marks.any();
+        let lasts = Lasts::of(p, block, carry, verdict);
+        let mut left = lasts.any();
+        if left == 0 {
+            return append(p, bytes, block, keep, self.out);
+        }
+        let mut marked = *bytes;
         while left != 0 {
             let bit = left & left.wrapping_neg();
             left ^= bit;
-            append(p, bytes, block, keep & (bit - 1), self.out);
-            keep &= !(bit - 1);
-            self.mark(bit, bytes, &marks, before);
+            let end = bit.trailing_zeros() as usize + 1;
+            let mark = self.mark(bit, bytes, &lasts, before);
+            self.editor.climbs |= mark.climbs;
+            let mark = mark.bytes();
+            if mark.is_empty() {
+                continue;
+            }
+            let from = end.saturating_sub(mark.len());
+            // A CSI has three bytes at least, which is as long as marks are; other escapes have two.
+            if mark.len() == 1 || before + mark.len() <= end && bit & lasts.csi != 0 {
+                marked[from..end].copy_from_slice(mark);
+                keep |= ((1 << mark.len()) - 1) << from;
+            } else {
+                append(p, &marked, p.load(&marked), keep & (bit - 1), self.out);
+                keep &= !(bit - 1);
+                self.out.extend_from_slice(mark);
+            }
         }
-        append(p, bytes, block, keep, self.out);
+        append(p, &marked, p.load(&marked), keep, self.out);
     }
 
-    /// Leaves the mark, if there is one, of what ends with a byte of the block.
-    fn mark(&mut self, bit: u64, bytes: &[u8; BLOCK], lasts: &Lasts, before: usize) {
+    /// The mark of what ends with a byte of the block.
+    #[inline(always)]
+    fn mark(&self, bit: u64, bytes: &[u8; BLOCK], lasts: &Lasts, before: usize) -> Mark {
         let place = bit.trailing_zeros() as usize;
         let last = bytes[place];
-        let Editor { open, climbs, .. } = &mut *self.editor;
-        if bit & lasts.csi != 0 {
-            let parameters = &self.input[parameters_before(self.input, self.at + place - before)];
-            if parameters.len() <= MAX_PARAMETER_BYTES {
-                *climbs |= leave_mark(parameters, last, self.out);
-            }
-            return;
+        if bit & lasts.csi == 0 {
+            return if bit & lasts.control == 0 { Mark::of_escape(last) } else { Mark::of_control(last) };
         }
-        let mut marks = Marks { open, climbs, out: self.out };
-        if bit & lasts.control != 0 {
-            marks.control(last);
-        } else {
-            marks.escape(last);
+        let others = !lasts.parameter & (bit - 1) & u64::MAX << before;
+        let end = self.at + place - before;
+        if others == 0 {
+            // They begin in an earlier block.
+            let parameters = &self.input[parameters_before(self.input, end)..end];
+            return if parameters.len() <= MAX_PARAMETER_BYTES {
+                Mark::of_csi(parameters, last)
+            } else {
+                Mark::NONE
+            };
         }
+        let from = BLOCK - others.leading_zeros() as usize;
+        // Full-screen programs have hardly any but these: what they go to need not be read.
+        if matches!(last, b'H' | b'f' | b'd') && lasts.unusual & (bit - 1) >> from << from == 0 {
+            return Mark::JUMP;
+        }
+        Mark::of_csi(&bytes[from..place], last)
     }
 }
 
 /// The last bytes of what may leave marks.
 struct Lasts {
+    /// Bytes that may be parameters.
+    parameter: u64,
+    /// Those that are neither digits nor `;`.
+    unusual: u64,
     csi: u64,
     escape: u64,
     control: u64,
@@ -223,7 +250,10 @@ impl Lasts {
         let parameter = p.parameters(block);
         let ends = (opened << 1 | carry.csi).wrapping_add(parameter) & !parameter;
         let others = after & !opened;
+        let private = p.either(block, b'<', b'>') | p.either(block, b'=', b'?') | p.equal(block, b':');
         Self {
+            parameter,
+            unusual: p.intermediates(block) | private,
             // Nearly all of them are colours.
             csi: ends & !p.equal(block, b'm'),
             // Openers and intermediates are no last bytes.
@@ -252,9 +282,9 @@ fn append<P: Processor>(p: P, bytes: &[u8; BLOCK], block: P::Block, keep: u64, o
     }
 }
 
-/// Where the parameters stand that end before `end`: at most one more than can leave a mark.
-fn parameters_before(input: &[u8], end: usize) -> Range<usize> {
+/// Where the parameters begin that end before `end`; at most one more than can leave a mark.
+fn parameters_before(input: &[u8], end: usize) -> usize {
     let from = end.saturating_sub(MAX_PARAMETER_BYTES + 1);
     let others = input[from..end].iter().rposition(|byte| byte & 0xE0 != 0x20);
-    others.map_or(from, |other| from + other + 1)..end
+    others.map_or(from, |other| from + other + 1)
 }
