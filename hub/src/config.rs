@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::error::{ErrorCode, HubError};
 use crate::store::Retention;
+use crate::store::open::{self, Database, LogPlace};
 
 /// Options of `muster hub`.
 #[derive(Clone, Debug, clap::Args)]
@@ -22,9 +23,35 @@ pub struct HubConfig {
     #[arg(long, env = "MUSTER_HTTP_LISTEN", value_name = "ADDR", default_value = "127.0.0.1:7080")]
     pub http_listen: SocketAddr,
 
-    /// Where node records, tasks and tokens are kept; "sqlite" is muster.db in the data folder
-    #[arg(long, env = "MUSTER_DATABASE", value_name = "URL", default_value = "sqlite")]
+    /// Where node records, tasks and tokens are kept: "sqlite" (muster.db in the data folder), or
+    /// postgres://user@host:5432/database?sslmode=verify-full
+    #[arg(
+        long,
+        env = "MUSTER_DATABASE",
+        value_name = "URL",
+        default_value = "sqlite",
+        hide_env_values = true
+    )]
     pub database: String,
+
+    /// File with the database's password, so that it need not stand in the URL
+    #[arg(long, env = "MUSTER_DATABASE_PASSWORD_FILE", value_name = "FILE")]
+    pub database_password_file: Option<PathBuf>,
+
+    /// Where terminal frames are kept: "database" (with the records), "sqlite" (terminal.db in the data folder), or
+    /// redis://user@host:6379/0, rediss:// for TLS
+    #[arg(
+        long,
+        env = "MUSTER_TERMINAL_LOG",
+        value_name = "URL",
+        default_value = "database",
+        hide_env_values = true
+    )]
+    pub terminal_log: String,
+
+    /// File with the terminal log's password, so that it need not stand in the URL
+    #[arg(long, env = "MUSTER_TERMINAL_LOG_PASSWORD_FILE", value_name = "FILE")]
+    pub terminal_log_password_file: Option<PathBuf>,
 
     /// How often an attached node sends a heartbeat
     #[arg(long, env = "MUSTER_HEARTBEAT_INTERVAL", value_name = "DURATION", default_value = "5s", value_parser = duration)]
@@ -89,12 +116,8 @@ impl HubConfig {
                 ));
             }
         }
-        if self.database != "sqlite" {
-            return refuse(format!(
-                "--database {}: only \"sqlite\" is known",
-                without_password(&self.database)
-            ));
-        }
+        self.database()?;
+        self.terminal_log()?;
         if self.heartbeat_interval < Duration::from_millis(100) {
             return refuse(
                 "--heartbeat-interval is below 100ms: heartbeats would be most of the traffic".to_owned(),
@@ -113,6 +136,26 @@ impl HubConfig {
         Ok(())
     }
 
+    /// Where records are kept.
+    ///
+    /// # Errors
+    /// [`ErrorCode::Config`] for a URL that is not known, or a password file that cannot be used.
+    pub fn database(&self) -> Result<Database, HubError> {
+        let url = with_password("--database", &self.database, self.database_password_file.as_ref())?;
+        Database::parse(&url).map_err(|what| HubError::new(ErrorCode::Config, format!("--database: {what}")))
+    }
+
+    /// Where terminal frames are kept.
+    ///
+    /// # Errors
+    /// As for [`HubConfig::database`].
+    pub fn terminal_log(&self) -> Result<LogPlace, HubError> {
+        let url =
+            with_password("--terminal-log", &self.terminal_log, self.terminal_log_password_file.as_ref())?;
+        LogPlace::parse(&url)
+            .map_err(|what| HubError::new(ErrorCode::Config, format!("--terminal-log: {what}")))
+    }
+
     /// How much of the terminal log is kept.
     #[must_use]
     pub fn retention(&self) -> Retention {
@@ -125,12 +168,11 @@ impl HubConfig {
     }
 }
 
-/// A database URL as it may be shown: everything between `://` and `@` is left out.
-fn without_password(url: &str) -> String {
-    match (url.find("://"), url.rfind('@')) {
-        (Some(start), Some(end)) if start + 3 < end => format!("{}://...{}", &url[..start], &url[end..]),
-        _ => url.to_owned(),
-    }
+/// A URL with the password that a file has.
+fn with_password(option: &str, url: &str, file: Option<&PathBuf>) -> Result<String, HubError> {
+    let Some(file) = file else { return Ok(url.to_owned()) };
+    open::with_password_file(url, file)
+        .map_err(|what| HubError::new(ErrorCode::Config, format!("{option}-password-file: {what}")))
 }
 
 #[cfg(test)]
@@ -171,8 +213,21 @@ mod tests {
     }
 
     #[test]
+    fn back_ends_are_named_by_urls() {
+        assert!(parse(&[]).database().unwrap() == Database::Sqlite);
+        let config = parse(&["--database", "postgres://me@host/db", "--terminal-log", "redis://host"]);
+        config.check().unwrap();
+        assert!(config.database().unwrap() == Database::Postgres("postgres://me@host/db".to_owned()));
+        assert!(config.terminal_log().unwrap() == LogPlace::Redis("redis://host".to_owned()));
+    }
+
+    #[test]
     fn passwords_in_urls_are_not_repeated() {
-        let error = parse(&["--database", "postgres://me:secret@host/db"]).check().unwrap_err();
-        assert!(!error.to_string().contains("secret"), "{error}");
+        for bad in [["--database", "mysql://me:secret@host/db"], ["--terminal-log", "amqp://me:secret@host"]]
+        {
+            let error = parse(&bad).check().unwrap_err();
+            assert_eq!(error.code(), ErrorCode::Config);
+            assert!(error.to_string().contains(bad[0]) && !error.to_string().contains("secret"), "{error}");
+        }
     }
 }

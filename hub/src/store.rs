@@ -6,6 +6,7 @@
 mod log_rows;
 mod log_totals;
 mod numbers;
+pub mod open;
 pub mod postgres;
 pub mod redis;
 pub mod sqlite;
