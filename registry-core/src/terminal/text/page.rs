@@ -1,6 +1,7 @@
 //! The last lines of one source, which it may still rewrite, and the cursor in them.
 
 mod allowance;
+mod lines;
 mod moves;
 mod passed;
 mod scan;
@@ -12,11 +13,10 @@ use std::collections::VecDeque;
 use self::allowance::Allowance;
 pub(super) use self::passed::Kind;
 use self::passed::Passed;
-use self::scan::{before_last_lines, plain_run};
+use self::scan::before_last_lines;
 use super::MAX_LINE_BYTES;
 use super::MAX_WINDOW_LINES;
 use super::row::{MAX_COLUMNS, MAX_EDIT_BYTES, Row, width};
-use crate::ansi::edits;
 use crate::id::Cursor;
 
 /// What a source may hold of lines that are not final, in bytes; more than that is final whatever the window.
@@ -124,72 +124,6 @@ impl Page {
             self.window = if self.calm > CALM_LINES { self.first_window } else { window };
         }
         self.run(&text[passing..], give);
-    }
-
-    fn run(&mut self, mut text: &str, give: &mut Give<'_>) {
-        loop {
-            text = self.whole_lines(text, give);
-            let run = plain_run(text.as_bytes());
-            if run > 0 {
-                self.text(&text[..run], give);
-                text = &text[run..];
-            }
-            text = match text.as_bytes() {
-                [] => return,
-                [b'\n', ..] => {
-                    self.line_feed(give);
-                    &text[1..]
-                }
-                // The line end moves to the start as well.
-                [b'\r', b'\n', ..] => {
-                    self.line_feed(give);
-                    &text[2..]
-                }
-                [b'\r', ..] => {
-                    self.carriage_return();
-                    &text[1..]
-                }
-                marked => match edits::decode(marked) {
-                    Some((edit, len)) => {
-                        self.edit(edit, give);
-                        &text[len..]
-                    }
-                    None => &text[1..],
-                },
-            };
-        }
-    }
-
-    /// Takes the lines that `text` begins with as they are, while nothing in them is to be done. Returns what is left.
-    fn whole_lines<'t>(&mut self, mut text: &'t str, give: &mut Give<'_>) -> &'t str {
-        if self.rows.len() > 1 || self.at != At::End || self.aside.is_some() || !self.rows[0].is_new() {
-            return text;
-        }
-        if self.window == 0 && !self.passed.is_empty() {
-            return text;
-        }
-        loop {
-            let run = plain_run(text.as_bytes());
-            let end = match &text.as_bytes()[run..] {
-                [b'\n', ..] => 1,
-                [b'\r', b'\n', ..] => 2,
-                _ => return text,
-            };
-            if run > MAX_LINE_BYTES {
-                return text;
-            }
-            let first = self.rows[0].first.take().unwrap_or(self.now);
-            if self.window == 0 {
-                give(Final { text: &text[..run], first, last: self.now, ended: true });
-                self.base += 1;
-                self.line_passed(give);
-            } else {
-                self.line_passed(give);
-                self.held += self.passed.push_text(&text[..run], first, self.now);
-                self.trim(give);
-            }
-            text = &text[run + end..];
-        }
     }
 
     /// Nothing follows.
@@ -364,70 +298,6 @@ impl Page {
         self.rows.insert(self.current + 1, Row::default());
         self.current += 1;
         self.enter(0);
-        self.trim(give);
-    }
-
-    fn carriage_return(&mut self) {
-        self.settle();
-        self.place(0);
-    }
-
-    fn line_feed(&mut self, give: &mut Give<'_>) {
-        self.leave_aside(give);
-        self.touch().ended = true;
-        self.line_passed(give);
-        if self.current + 1 < self.rows.len() {
-            self.leave();
-            self.current += 1;
-            self.enter(0);
-            self.bound(give);
-        } else if self.rows.len() == 1 && self.window > 0 && self.pass(give) {
-            // Nothing has to be moved.
-        } else if self.held_rows() == self.window + 1 {
-            self.turn(give);
-        } else {
-            self.new_row_below(give);
-        }
-    }
-
-    /// Goes on below the only row, if that can be one of the lines above.
-    fn pass(&mut self, give: &mut Give<'_>) -> bool {
-        self.settle();
-        let row = &mut self.rows[0];
-        let Some(weight) = self.passed.push_row(row) else { return false };
-        self.held += weight;
-        row.renew();
-        self.at = At::End;
-        self.trim(give);
-        true
-    }
-
-    /// What the cursor did long ago no longer counts.
-    fn line_passed(&mut self, give: &mut Give<'_>) {
-        self.calm = self.calm.saturating_add(1);
-        if self.calm > CALM_LINES {
-            self.saved = None;
-            if self.window > self.first_window {
-                self.window = self.first_window;
-                self.trim(give);
-            }
-        }
-    }
-
-    /// The first row is given and becomes a new last one.
-    fn turn(&mut self, give: &mut Give<'_>) {
-        if !self.passed.is_empty() {
-            // The new row makes the first of those above one too many.
-            return self.new_row_below(give);
-        }
-        self.leave();
-        let first = &mut self.rows[0];
-        give_row(first, true, &mut self.scratch, give);
-        self.held -= first.counted;
-        first.renew();
-        self.rows.rotate_left(1);
-        self.base += 1;
-        self.at = At::End;
         self.trim(give);
     }
 

@@ -250,7 +250,7 @@ impl Page {
         self.held -= last.counted;
         last.renew();
         self.current = 0;
-        *self.window_behind.as_mut().unwrap_or(&mut self.window) = self.first_window;
+        self.forget_window();
         self.enter(0);
     }
 
