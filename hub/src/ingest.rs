@@ -4,24 +4,30 @@
 //! order, published, kept in memory until they are durable, and then acked. Memory is bounded per node and in all: when
 //! a bound is reached the hub drops its own copy, goes on publishing, and asks the agent to send again once there is
 //! room. A slow or dead store therefore delays acks and nothing else.
+//!
+//! A store that comes back with less than was acked (wiped, evicted, put back to an older copy) sets the node's log back to
+//! what is there. The agent is asked for the rest: it keeps what was acked for a while, and states a gap for what it has
+//! not any more. So what a store loses is written again or told, never passed over.
 
 mod node_log;
 
 use std::collections::HashMap;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use parking_lot::RwLock;
 use registry_core::{Boot, BootId, Clock, Cursor, Frame, FrameKind, NodeId};
 use tokio::sync::watch;
+use tokio_util::task::AbortOnDropHandle;
 
 pub use node_log::{NodeLog, Taken};
 
 use crate::error::{ErrorCode, HubError};
 use crate::fleet::{Event, FramesSeen, Node, Registry, Stats};
 use crate::metrics::Metrics;
-use crate::store::{FrameRun, StoreError, StoreResult, TerminalLog};
+use crate::store::{FrameRun, Loss, StoreError, StoreResult, TerminalLog};
 use crate::tasks::book::Book;
 
 /// Frames of one node that wait to be durable: enough for 20 ms of the fastest node, small beside the agent's spool.
@@ -67,6 +73,10 @@ struct Inner {
     pending_bytes: AtomicUsize,
     /// When the last commit of any node was done.
     last_commit_ms: AtomicU64,
+    /// The last commit of some node failed, and that was logged: once, not for each of thousands.
+    failing: AtomicBool,
+    /// Waits for what the log loses.
+    watching: OnceLock<AbortOnDropHandle<()>>,
 }
 
 impl Ingest {
@@ -91,12 +101,16 @@ impl Ingest {
             nodes: RwLock::new(HashMap::new()),
             pending_bytes: AtomicUsize::new(0),
             last_commit_ms: AtomicU64::new(0),
+            failing: AtomicBool::new(false),
+            watching: OnceLock::new(),
         }));
         for head in heads {
             if let Some(node) = ingest.0.registry.get(head.node.as_str()) {
                 ingest.node(&node).restore(&head);
             }
         }
+        let watching = tokio::spawn(watch_losses(Arc::downgrade(&ingest.0), Arc::clone(&ingest.0.log)));
+        let _ = ingest.0.watching.set(AbortOnDropHandle::new(watching));
         Ok(ingest)
     }
 
@@ -255,16 +269,19 @@ impl Ingest {
     async fn commit(&self, log: &Arc<NodeLog>) {
         let inner = &self.0;
         let mut attempt = 0;
-        while let Some(run) = log.next_run(APPEND_BYTES) {
+        loop {
+            let set_back = log.times_set_back();
+            let Some(run) = log.next_run(APPEND_BYTES) else { return };
             let (boot, last) = (run.boot, run.frames.last().map(Arc::clone));
             match self.append(run).await {
                 Ok(()) => {
                     attempt = 0;
+                    inner.failing.store(false, Ordering::Relaxed);
                     if let Some(FrameKind::Gap { reason, .. }) = last.as_deref().map(|frame| &frame.kind) {
                         inner.metrics.gap(reason.as_str());
                     }
                     let now = inner.clock.monotonic_ms();
-                    let freed = log.committed(boot, last.as_deref(), now);
+                    let freed = log.committed(boot, last.as_deref(), set_back, now);
                     inner.last_commit_ms.store(now, Ordering::Relaxed);
                     inner.pending_bytes.fetch_sub(freed, Ordering::Relaxed);
                 }
@@ -273,14 +290,42 @@ impl Ingest {
                     return;
                 }
                 Err(error) => {
-                    if attempt == 0 {
-                        HubError::from(error).log();
+                    match error {
+                        StoreError::Behind { last_seq } => {
+                            self.set_back_all(self.0.log.lost().now_or_never().unwrap_or_default());
+                            if log.times_set_back() == set_back {
+                                self.set_back(log, boot, last_seq);
+                            }
+                        }
+                        error if !inner.failing.swap(true, Ordering::Relaxed) => HubError::from(error).log(),
+                        _ => {}
                     }
                     tokio::time::sleep(RETRY[attempt.min(RETRY.len() - 1)]).await;
                     attempt += 1;
                 }
             }
         }
+    }
+
+    fn set_back_all(&self, losses: Vec<Loss>) {
+        for Loss { node, boot, last_seq, had_seq } in losses {
+            if let Some(log) = self.find(&node)
+                && log.is_set_back_by(boot, last_seq, had_seq)
+            {
+                self.set_back(&log, boot, last_seq);
+            }
+        }
+    }
+
+    /// Goes on from what the log has of a boot.
+    fn set_back(&self, log: &Arc<NodeLog>, boot: Boot, last_seq: u64) {
+        let inner = &self.0;
+        let set_back = log.set_back(boot, last_seq, inner.clock.unix_ms());
+        inner.pending_bytes.fetch_add(set_back.mark_bytes, Ordering::Relaxed);
+        inner.pending_bytes.fetch_sub(set_back.freed_bytes, Ordering::Relaxed);
+        inner.metrics.log_lost_frames_total.inc_by(set_back.lost_frames);
+        inner.metrics.log_rewound_total.inc();
+        self.kick(log);
     }
 
     /// What the frames say of tasks is committed first and the frames after it: should the hub die in between, the
@@ -292,6 +337,15 @@ impl Ingest {
         let took = self.0.clock.monotonic().saturating_sub(began);
         self.0.metrics.log_append_seconds.observe(took.as_secs_f64());
         Ok(())
+    }
+}
+
+/// Sets logs back to what the store has of them, whenever it tells that it has less, until the hub is gone.
+async fn watch_losses(ingest: Weak<Inner>, log: Arc<dyn TerminalLog>) {
+    loop {
+        let losses = log.lost().await;
+        let Some(inner) = ingest.upgrade() else { return };
+        Ingest(inner).set_back_all(losses);
     }
 }
 

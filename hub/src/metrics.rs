@@ -121,6 +121,8 @@ metrics! {
     rewinds_total: Counter, "Times that an agent was asked to send frames again";
     gaps_total: Family<ReasonLabel, Counter>, "Gaps that were recorded in terminal logs, by reason";
 
+    log_lost_frames_total: Counter, "Frames that were durable and that the terminal log has no more: wiped, evicted or put back to an older copy";
+    log_rewound_total: Counter, "Times that a node's log went back to what the terminal log still had, to be written again from there";
     log_append_seconds: Histogram, "Time from handing frames to the terminal log to their being durable";
     log_bytes: Gauge, "Bytes that the terminal log keeps";
     store_waiting_seconds: SecondsGauge, "How long the store has been held up from outside, for example by another process that locked its file; 0: it is not";

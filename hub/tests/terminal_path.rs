@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+#[path = "terminal_path/losses.rs"]
+mod losses;
 #[path = "terminal_path/views.rs"]
 mod views;
 
@@ -19,7 +21,7 @@ use muster_hub::mesh::{self, Mesh};
 use muster_hub::metrics::Metrics;
 use muster_hub::store::sqlite::{SqliteStore, SqliteTerminalLog};
 use muster_hub::store::{
-    BootHead, FrameRun, LogPage, NodeLive, NodeRow, Retention, Store, StoreResult, TerminalLog,
+    BootHead, FrameRun, LogPage, Loss, NodeLive, NodeRow, Retention, Store, StoreResult, TerminalLog,
 };
 use muster_hub::tasks::book::Book;
 use muster_hub::terminal::views::Views;
@@ -37,7 +39,7 @@ const DEADLINE: Duration = Duration::from_secs(30);
 
 /// A real log behind a door: appends wait while it is shut.
 struct Door {
-    log: SqliteTerminalLog,
+    log: Box<dyn TerminalLog>,
     open: watch::Sender<bool>,
     /// After which cursors was read.
     reads: Mutex<Vec<Cursor>>,
@@ -68,6 +70,9 @@ impl TerminalLog for Door {
     async fn trim(&self, retention: Retention, now_unix_ms: u64) -> StoreResult<bool> {
         self.log.trim(retention, now_unix_ms).await
     }
+    async fn lost(&self) -> Vec<Loss> {
+        self.log.lost().await
+    }
     fn total_bytes(&self) -> u64 {
         self.log.total_bytes()
     }
@@ -87,6 +92,7 @@ struct World {
     ingest: Ingest,
     terminal: Terminal,
     principal: Principal,
+    metrics: Arc<Metrics>,
     node: Arc<Node>,
     log: Arc<NodeLog>,
 }
@@ -98,9 +104,13 @@ impl World {
 
     async fn with_clock(clock: Clock) -> Self {
         let dir = tempfile::tempdir().unwrap();
+        let log = SqliteTerminalLog::open(&dir.path().join("terminal.db"), clock.clone()).unwrap();
+        Self::over(dir, Box::new(log), clock).await
+    }
+
+    async fn over(dir: TempDir, log: Box<dyn TerminalLog>, clock: Clock) -> Self {
         let store: Arc<dyn Store> =
             Arc::new(SqliteStore::open(&dir.path().join("muster.db"), clock.clone()).unwrap());
-        let log = SqliteTerminalLog::open(&dir.path().join("terminal.db"), clock.clone()).unwrap();
         let door = Arc::new(Door { log, open: watch::Sender::new(true), reads: Mutex::default() });
         let terminal_log: Arc<dyn TerminalLog> = door.clone();
         let registry = Arc::new(Registry::new(RegistryConfig::default(), clock.clone()));
@@ -134,10 +144,10 @@ impl World {
             book,
             auth,
             draining,
-            Views::new(metrics, clock),
+            Views::new(Arc::clone(&metrics), clock),
         );
         let log = ingest.node(&node);
-        Self { _dir: dir, door, store, ingest, terminal, principal, node, log }
+        Self { _dir: dir, door, store, ingest, terminal, principal, metrics, node, log }
     }
 
     async fn with_boot() -> Self {

@@ -1,5 +1,7 @@
 //! One node's frames between arrival and the disk: order, duplicates, bounds, rewinds. Knows no transport.
 
+mod loss;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -38,6 +40,8 @@ struct State {
     published: Cursor,
     committing: bool,
     abandoned: bool,
+    /// How often the store was found to have less than was durable.
+    times_set_back: u64,
 }
 
 /// What is known of a boot.
@@ -46,6 +50,8 @@ struct Known {
     id: BootId,
     durable: u64,
     closed: bool,
+    /// The last number that was durable and then was not any more; 0: none.
+    lost: u64,
 }
 
 /// The frames of one boot that are not durable yet.
@@ -98,7 +104,7 @@ impl NodeLog {
 
     pub(super) fn restore(&self, head: &BootHead) {
         let mut state = self.state.lock();
-        let known = Known { id: head.boot_id, durable: head.last_seq, closed: head.closed };
+        let known = Known { id: head.boot_id, durable: head.last_seq, closed: head.closed, lost: 0 };
         state.boots.insert(head.boot, known);
         state.published = state.published.max(Cursor::new(head.boot, head.last_seq));
     }
@@ -118,7 +124,7 @@ impl NodeLog {
             return (boot, 0);
         }
         let marks = state.close_others(boot, now_unix_ms);
-        let known = *state.boots.entry(boot).or_insert(Known { id, durable: 0, closed: false });
+        let known = *state.boots.entry(boot).or_insert(Known { id, durable: 0, closed: false, lost: 0 });
         state.runs.push_back(Run { ended: known.closed, ..Run::new(boot, id, known.durable, true) });
         state.current = Some(boot);
         while state.boots.len() > REMEMBERED_BOOTS {
@@ -351,12 +357,15 @@ impl NodeLog {
     }
 
     /// Notes that a boot is durable up to a frame (`None`: that it is known at all), and over if that was its end;
-    /// returns the bytes that this freed.
-    pub(super) fn committed(&self, boot: Boot, last: Option<&Frame>, now_ms: u64) -> usize {
+    /// returns the bytes that this freed. What was handed in before the log was set back once more is not noted.
+    pub(super) fn committed(&self, boot: Boot, last: Option<&Frame>, set_back: u64, now_ms: u64) -> usize {
         self.last_commit_ms.store(now_ms, Ordering::Relaxed);
         let Some(last) = last else { return 0 };
         let ends = matches!(last.kind, FrameKind::Closed | FrameKind::Gap { last_seq: None, .. });
         let mut state = self.state.lock();
+        if state.times_set_back != set_back {
+            return 0;
+        }
         let run = state.runs.iter_mut().find(|run| run.boot == boot);
         let freed = run.map(|run| run.pending.take_through(last.last_seq().unwrap_or(u64::MAX)));
         if let Some(known) = state.boots.get_mut(&boot) {
@@ -429,7 +438,9 @@ impl State {
             }
             let Some(run) = self.runs.iter_mut().find(|run| run.boot == other) else { continue };
             if !run.ended {
-                let kind = FrameKind::Gap { last_seq: None, reason: GapReason::AgentLost };
+                let reason =
+                    if known.lost > known.durable { GapReason::LogLost } else { GapReason::AgentLost };
+                let kind = FrameKind::Gap { last_seq: None, reason };
                 let gap = Frame { seq: run.accepted + 1, at_unix_ms: now_unix_ms, task: None, kind };
                 // The bound does not apply to a mark of a few bytes: room is made for it.
                 let weight = gap.weight();

@@ -43,6 +43,8 @@ pub(super) struct Reader {
     phase: Phase,
     max_bytes: u64,
     given_bytes: u64,
+    /// Read on from here, other than from where the reader is: what was told to be gone may come again.
+    resume: Option<Cursor>,
     /// The weight of the item that was queued last.
     item_bytes: usize,
     caught_up: bool,
@@ -82,6 +84,7 @@ impl Reader {
             phase: Phase::Catching,
             max_bytes,
             given_bytes: 0,
+            resume: None,
             item_bytes: 0,
             caught_up: false,
         }
@@ -119,7 +122,8 @@ impl Reader {
         let page = self.store.read(self.node(), self.cursor, 1).await?;
         let kept = page.oldest.unwrap_or(durable);
         let from_the_start = self.cursor.boot == Boot(0) && kept.seq == 0;
-        let recovered = oldest || from_the_start || kept <= self.cursor;
+        let whole = self.log.lost_after(self.cursor).is_none();
+        let recovered = whole && (oldest || from_the_start || kept <= self.cursor);
         if oldest && self.cursor == Cursor::START {
             self.cursor = kept;
         }
@@ -146,7 +150,7 @@ impl Reader {
         let durable = self.log.progress().durable;
         let page = self.store.read(self.node(), self.cursor, PAGE_BYTES).await?;
         if let Some(oldest) = page.oldest.filter(|oldest| *oldest > self.cursor) {
-            self.state_gap(oldest);
+            self.state_gap(oldest, GapReason::Retention);
         }
         for (boot, frame) in page.frames {
             self.give(boot, frame);
@@ -154,9 +158,11 @@ impl Reader {
         if !page.at_head || !self.out.is_empty() {
             return Ok(());
         }
-        // At the end of the log and still before what was durable when the read began: all of that was trimmed.
+        // At the end of the log and still before what was durable when the read began, and is not known to be lost: all of
+        // that was trimmed.
+        let durable = durable.min(self.log.progress().durable);
         if self.cursor < durable {
-            self.state_gap(durable);
+            self.state_gap(durable, GapReason::Retention);
             return Ok(());
         }
         let Some(pending) = self.log.pending_after(self.cursor) else { return Ok(()) };
@@ -170,6 +176,11 @@ impl Reader {
             self.give(boot, frame);
         }
         if self.phase == Phase::Done || !self.out.is_empty() {
+            return Ok(());
+        }
+        if let Some(lost) = self.log.lost_after(self.cursor).filter(|_| !self.will_be_refilled()) {
+            self.resume.get_or_insert(self.cursor);
+            self.state_gap(lost, GapReason::LogLost);
             return Ok(());
         }
         let published = self.log.progress().published;
@@ -298,10 +309,15 @@ impl Reader {
         }
     }
 
+    /// Whether what the log has lost will be here soon, for a reader that can wait: its agent is asked for it.
+    fn will_be_refilled(&self) -> bool {
+        self.subscription.is_some() && self.log.node().is_online()
+    }
+
     /// Says that everything from the cursor to `to` is gone, and moves there.
-    fn state_gap(&mut self, to: Cursor) {
+    fn state_gap(&mut self, to: Cursor, reason: GapReason) {
         let gap = |seq, last_seq| {
-            let kind = FrameKind::Gap { last_seq, reason: GapReason::Retention };
+            let kind = FrameKind::Gap { last_seq, reason };
             Arc::new(Frame { seq, at_unix_ms: 0, task: None, kind })
         };
         if self.cursor.boot < to.boot {
@@ -319,7 +335,8 @@ impl Reader {
 
     fn end(&mut self, truncated: bool) {
         self.phase = Phase::Done;
-        self.out.push_back(ReadItem::End { next: self.cursor, truncated });
+        let next = self.resume.unwrap_or(self.cursor);
+        self.out.push_back(ReadItem::End { next, truncated });
     }
 
     /// Frames were published that are neither durable nor kept: the hub dropped its copy and will ask for them again.

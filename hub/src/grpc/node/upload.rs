@@ -135,6 +135,8 @@ impl Open {
             return Some(Down::Ack(v1::Ack { through: Some(self.cursor(durable)) }));
         }
         let next = hub.ingest.rewind(log, *boot)?;
+        // What the store lost is acked anew when it is there again.
+        self.acked = self.acked.min(next - 1);
         Some(Down::Rewind(v1::Rewind { next: Some(self.cursor(next)) }))
     }
 
