@@ -6,6 +6,7 @@
 
 pub mod agent;
 pub mod hub;
+pub mod peer;
 pub mod process;
 pub mod report;
 pub mod scenario;

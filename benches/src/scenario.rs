@@ -4,6 +4,7 @@ pub mod comeback;
 pub mod core;
 pub mod fanout;
 pub mod idle;
+pub mod logs;
 pub mod output;
 
 use std::sync::Arc;

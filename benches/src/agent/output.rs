@@ -1,6 +1,11 @@
 //! What a simulated agent has to say.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use bytes::Bytes;
+use parking_lot::Mutex;
+use registry_core::Clock;
 use tokio::sync::mpsc;
 
 /// Unacked output at which a flood waits unless told otherwise: the real agent's default spool, whose full state stops
@@ -62,6 +67,42 @@ impl Output for Flood {
         }
         let frames = (BATCH_BYTES / self.frame_bytes()).clamp(1, BATCH_FRAMES);
         (0..frames).map(|_| self.frame.clone()).collect()
+    }
+}
+
+/// Says one frame, and the next when that is acked; notes how long each took, in microseconds.
+#[derive(Debug)]
+pub struct OneAtATime {
+    frame: Bytes,
+    clock: Clock,
+    took: Arc<Mutex<Vec<u32>>>,
+    given: Option<Duration>,
+}
+
+impl OneAtATime {
+    /// Frames of `frame_bytes`.
+    #[must_use]
+    pub fn new(frame_bytes: usize, clock: Clock, took: Arc<Mutex<Vec<u32>>>) -> Self {
+        Self { frame: text(frame_bytes).into(), clock, took, given: None }
+    }
+}
+
+impl Output for OneAtATime {
+    fn frame_bytes(&self) -> u64 {
+        self.frame.len() as u64
+    }
+
+    async fn batch(&mut self, sent: u64, acked: u64) -> Vec<Bytes> {
+        if sent > acked {
+            // Asked again after the ack.
+            return std::future::pending().await;
+        }
+        let now = self.clock.monotonic();
+        if let Some(given) = self.given.replace(now) {
+            let took = u32::try_from(now.saturating_sub(given).as_micros()).unwrap_or(u32::MAX);
+            self.took.lock().push(took);
+        }
+        vec![self.frame.clone()]
     }
 }
 

@@ -54,6 +54,8 @@ struct Args {
 enum What {
     /// Durable output of 1 and 16 nodes, in three sizes of frames
     Output,
+    /// Durable output of 16 nodes beside Redis and NATS JetStream (see benches/log-peers/install.sh)
+    Logs,
     /// Events to 100 readers of server-sent events
     Fanout,
     /// Memory and heartbeats of idle nodes
@@ -104,6 +106,10 @@ async fn measure(args: &Args) -> Result<Vec<Row>> {
     if wanted(What::Output) {
         say("durable output");
         rows.extend(scenario::output::run(&launcher, args.rounds, args.seconds, args.spool_mib << 20).await?);
+    }
+    if wanted(What::Logs) {
+        say("logs");
+        rows.extend(scenario::logs::run(&launcher, args.rounds, args.seconds).await?);
     }
     if wanted(What::Fanout) {
         say("fan-out");
