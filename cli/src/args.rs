@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::commands::{
-    agent, attach, completions, demo, exec, hub, logs, nodes, search, strip, tasks, token,
+    agent, attach, completions, demo, exec, hub, hub_log, hub_ready, logs, nodes, search, strip, tasks, token,
 };
 
 const EXIT_CODES: &str = "\
@@ -45,6 +45,8 @@ pub(crate) struct Cli {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     Hub(Box<hub::HubArgs>),
+    HubLog(hub_log::HubLogArgs),
+    HubReady(hub_ready::HubReadyArgs),
     Agent(Box<agent::AgentArgs>),
     Demo(demo::DemoArgs),
     Token(token::TokenArgs),
@@ -68,7 +70,9 @@ impl Command {
             Self::Exec(args) => args.output.is_json(),
             Self::Logs(args) => args.output.is_json(),
             Self::Search(args) => args.output.is_json(),
-            Self::Hub(_)
+            Self::Hub(args) => args.wants_json(),
+            Self::HubLog(args) => args.output.is_json(),
+            Self::HubReady(_)
             | Self::Agent(_)
             | Self::Demo(_)
             | Self::Attach(_)

@@ -6,6 +6,8 @@ pub(crate) mod completions;
 pub(crate) mod demo;
 pub(crate) mod exec;
 pub(crate) mod hub;
+pub(crate) mod hub_log;
+pub(crate) mod hub_ready;
 pub(crate) mod logs;
 pub(crate) mod nodes;
 pub(crate) mod search;
@@ -22,6 +24,8 @@ pub(crate) async fn run(command: Command) -> anyhow::Result<u8> {
     let clock = Clock::system();
     match command {
         Command::Hub(args) => Box::pin(hub::run(*args, clock)).await,
+        Command::HubLog(args) => hub_log::run(args, &clock).await,
+        Command::HubReady(args) => hub_ready::run(args).await,
         Command::Agent(args) => Box::pin(agent::run(*args, clock)).await,
         Command::Demo(args) => Box::pin(demo::run(args, clock)).await,
         Command::Token(args) => token::run(args, &clock).await,

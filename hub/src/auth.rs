@@ -56,6 +56,10 @@ pub enum Action {
     TokenRead,
     /// Read the hub's own metrics.
     MetricsRead,
+    /// See what the hub logs.
+    LogFilterRead,
+    /// Change what the hub logs.
+    LogFilterWrite,
 }
 
 impl Action {
@@ -73,6 +77,8 @@ impl Action {
             Self::TokenWrite => "token.write",
             Self::TokenRead => "token.read",
             Self::MetricsRead => "metrics.read",
+            Self::LogFilterRead => "log_filter.read",
+            Self::LogFilterWrite => "log_filter.write",
         }
     }
 }

@@ -8,6 +8,7 @@ mod extract;
 mod guard;
 mod health;
 mod json;
+mod log_filter;
 mod nodes;
 mod problem;
 mod tasks;
@@ -42,6 +43,7 @@ const ROUTES: &[Route] = &[
     ("/v1/events", || get(events::watch)),
     ("/v1/tokens", || get(tokens::list).post(tokens::create)),
     ("/v1/tokens/{id}", || delete(tokens::remove)),
+    ("/v1/log-filter", || get(log_filter::show).put(log_filter::change)),
 ];
 
 /// The HTTP side of a hub that listens on `listen`.

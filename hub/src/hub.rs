@@ -2,6 +2,7 @@
 
 mod client_file;
 mod upkeep;
+mod write_behind;
 
 use std::fs::{self, File, TryLockError};
 use std::net::SocketAddr;
@@ -23,17 +24,21 @@ use crate::error::{ErrorCode, HubError};
 use crate::fleet::Registry;
 use crate::ingest::Ingest;
 use crate::lifecycle::Lifecycle;
+use crate::lifecycle::systemd::{Standing, Systemd};
 use crate::listen::{self, Limits, PortKind};
 use crate::mesh::{self, Mesh};
 use crate::metrics::Metrics;
-use crate::store::sqlite::{SqliteStore, SqliteTerminalLog};
+use crate::store::open::{self, Backends};
 use crate::store::{Store, TerminalLog};
 use crate::tasks::Tasks;
 use crate::tasks::book::Book;
+use crate::telemetry::filter::Switch;
 use crate::terminal::Terminal;
 use crate::terminal::views::Views;
 use crate::watch::Watch;
 use crate::{grpc, http};
+
+use self::write_behind::WriteBehind;
 
 /// The file whose lock says that a hub uses the data folder.
 const LOCK_FILE: &str = "hub.lock";
@@ -71,6 +76,8 @@ pub struct Hub {
     pub watch: Watch,
     /// Join tokens and new nodes.
     pub enrolment: Enrolment,
+    /// What is logged.
+    pub log_filter: Switch,
     /// Frames in.
     pub ingest: Ingest,
     /// Counters.
@@ -79,6 +86,7 @@ pub struct Hub {
     pub lifecycle: Lifecycle,
     store: Arc<dyn Store>,
     log: Arc<dyn TerminalLog>,
+    write_behind: WriteBehind,
     /// Held as long as the hub lives.
     _lock: File,
 }
@@ -99,6 +107,8 @@ pub async fn run(
     let addresses = Addresses { grpc: local(&grpc_listener)?, http: local(&http_listener)? };
     let (hub, credential) = Hub::open(config, clock).await?;
     client_file::write(&hub.config.data_dir, addresses, &credential)?;
+    let weak = Arc::downgrade(&hub);
+    let systemd = Systemd::start(move || standing(weak.upgrade().as_deref())).map_err(HubError::fault)?;
 
     let tasks = TaskTracker::new();
     let stop = CancellationToken::new();
@@ -128,29 +138,53 @@ pub async fn run(
     hub.lifecycle.set_ready();
     let data_dir = hub.config.data_dir.display();
     tracing::info!(grpc = %addresses.grpc, http = %addresses.http, %data_dir, hub = %hub.id, "hub ready");
+    systemd.ready();
     if let Some(ready) = ready {
         let _ = ready.send(addresses);
     }
 
     shutdown.cancelled().await;
+    systemd.stopping();
     tracing::info!("draining");
     let deadline = hub.config.drain_timeout;
     if tokio::time::timeout(deadline, drain(&hub, &servers, &tasks, &closing, &stop)).await.is_err() {
-        let (pending, dirty) = (hub.ingest.pending_bytes(), hub.registry.dirty_len());
-        tracing::error!(
-            pending_bytes = pending,
-            dirty_nodes = dirty,
-            "the drain timeout passed: frames that were not acked come again from their agents"
-        );
-        return Err(HubError::new(
-            ErrorCode::StoreUnavailable,
-            format!(
-                "not everything could be written within --drain-timeout: {pending} bytes of frames (their agents have them) and {dirty} node records are not"
-            ),
-        ));
+        return Err(left_behind(&hub));
     }
     tracing::info!("stopped");
     Ok(())
+}
+
+/// The report of what a drain could not write in its time.
+fn left_behind(hub: &Hub) -> HubError {
+    let (pending_bytes, behind) = (hub.ingest.pending_bytes(), hub.write_behind.behind());
+    let nodes = behind.waiting.max(behind.writing);
+    tracing::error!(
+        pending_bytes,
+        nodes,
+        oldest_ms = behind.oldest_ms,
+        names = ?hub.write_behind.names_of_some(),
+        "the drain timeout passed: frames that were not acked come again from their agents; what was last seen of these nodes is lost"
+    );
+    let what = format!(
+        "not everything could be written within --drain-timeout: {pending_bytes} bytes of frames (their agents have them) \
+         and what was last seen of {nodes} nodes are not"
+    );
+    HubError::new(ErrorCode::StoreUnavailable, what)
+}
+
+/// How the hub stands, for its service manager.
+fn standing(hub: Option<&Hub>) -> Standing {
+    let Some(hub) = hub else { return Standing { silent_for: Duration::ZERO, status: "stopped".to_owned() } };
+    let now_ms = hub.clock.monotonic_ms();
+    let nodes = hub.registry.nodes();
+    let online = nodes.iter().filter(|node| node.is_online()).count();
+    let mut status = format!("{online} of {} nodes online", nodes.len());
+    if let Some(since) = hub.store.held_up_since_ms().into_iter().chain(hub.log.held_up_since_ms()).min() {
+        let seconds = now_ms.saturating_sub(since) / 1000;
+        status.push_str(&format!("; the store has been held up for {seconds} s"));
+    }
+    let silent_for = Duration::from_millis(now_ms.saturating_sub(hub.lifecycle.oldest_beat_ms()));
+    Standing { silent_for, status }
 }
 
 async fn drain(
@@ -182,8 +216,9 @@ impl Hub {
         let lock = lock_data_dir(&config.data_dir)?;
         let (auth, credential) = Auth::open(&config.data_dir)?;
         let auth = Arc::new(auth);
-        let (store, log) = open_sqlite(&config.data_dir, clock.clone()).await?;
-        let id = store.hub_id().await?;
+        let (database, place) = (config.database()?, config.terminal_log()?);
+        let Backends { store, log, hub_id: id } =
+            open::open(&config.data_dir, &database, &place, &clock).await?;
         let metrics = Metrics::new();
         let registry = Arc::new(Registry::new(registry_config(&config)?, clock.clone()));
         for row in store.nodes().await? {
@@ -236,6 +271,13 @@ impl Hub {
                 Views::new(Arc::clone(&metrics), clock.clone()),
             ),
             watch: Watch::new(mesh.clone(), Arc::clone(&auth), config.reader_grace, draining),
+            log_filter: Switch::new(Arc::clone(&store), Arc::clone(&auth), clock.clone()),
+            write_behind: WriteBehind::new(
+                Arc::clone(&registry),
+                Arc::clone(&store),
+                Arc::clone(&metrics),
+                clock.clone(),
+            ),
             enrolment: Enrolment::new(Arc::clone(&store), mesh.clone(), Arc::clone(&auth), clock.clone()),
             config,
             clock,
@@ -264,19 +306,6 @@ fn registry_config(config: &HubConfig) -> Result<RegistryConfig, HubError> {
         ..BusConfig::default()
     };
     Ok(RegistryConfig { lease: config.lease, bus, ..RegistryConfig::default() })
-}
-
-async fn open_sqlite(
-    data_dir: &Path,
-    clock: Clock,
-) -> Result<(Arc<dyn Store>, Arc<dyn TerminalLog>), HubError> {
-    let (records, frames) = (data_dir.join("muster.db"), data_dir.join("terminal.db"));
-    let opened = tokio::task::spawn_blocking(move || {
-        let store = SqliteStore::open(&records, clock.clone())?;
-        Ok::<_, HubError>((store, SqliteTerminalLog::open(&frames, clock)?))
-    });
-    let (store, log) = opened.await.map_err(HubError::fault)??;
-    Ok((Arc::new(store), Arc::new(log)))
 }
 
 /// Makes the data folder and takes its lock: one hub at a time.

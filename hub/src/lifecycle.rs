@@ -1,6 +1,8 @@
-//! The hub's phases: starting, ready, draining; and the signals that tell everyone.
+//! The hub's phases: starting, ready, draining; the signals that tell everyone; and whether its loops move.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+pub(crate) mod systemd;
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use tokio_util::sync::CancellationToken;
 
@@ -14,11 +16,23 @@ pub(crate) async fn to_the_end<T: Send + 'static>(
     tokio::spawn(act).await.unwrap_or_else(|error| Err(HubError::fault(error)))
 }
 
+/// A loop whose standing still means that the hub hangs. Only loops that wait for nothing outside of the process: a
+/// database that is held up is no reason to start the hub anew.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Pulse {
+    /// Silent sessions are looked for: takes the registry's locks.
+    Leases,
+    /// Subscriptions and screens are looked through: takes the bus's locks.
+    Sweep,
+}
+
 /// Where the hub is in its life. Shared by everything that must know.
 #[derive(Debug, Default)]
 pub struct Lifecycle {
     ready: AtomicBool,
     draining: CancellationToken,
+    /// When each loop went round last, by the monotonic clock.
+    beats_ms: [AtomicU64; 2],
 }
 
 impl Lifecycle {
@@ -37,6 +51,16 @@ impl Lifecycle {
     #[must_use]
     pub fn draining(&self) -> CancellationToken {
         self.draining.clone()
+    }
+
+    /// A loop went round.
+    pub(crate) fn beat(&self, pulse: Pulse, now_ms: u64) {
+        self.beats_ms[pulse as usize].store(now_ms, Ordering::Release);
+    }
+
+    /// When the loop that is furthest behind went round last.
+    pub(crate) fn oldest_beat_ms(&self) -> u64 {
+        self.beats_ms.iter().map(|beat| beat.load(Ordering::Acquire)).min().unwrap_or(0)
     }
 
     /// Begins draining. There is no way back.

@@ -126,8 +126,12 @@ metrics! {
     log_append_seconds: Histogram, "Time from handing frames to the terminal log to their being durable";
     log_bytes: Gauge, "Bytes that the terminal log keeps";
     store_waiting_seconds: SecondsGauge, "How long the store has been held up from outside, for example by another process that locked its file; 0: it is not";
-    dirty_nodes: Gauge, "Nodes whose latest state is not yet in the database";
+    dirty_nodes: Gauge, "Nodes whose latest state waits to be written to the database";
+    dirty_writing_nodes: Gauge, "Nodes whose latest state is being written to the database";
+    dirty_oldest_seconds: SecondsGauge, "How long the oldest of these states has been waiting at most; 0: nothing waits";
+    dirty_written_total: Counter, "Latest states of nodes that were written";
     dirty_flush_failures_total: Counter, "Failed attempts to write the latest state of nodes";
+    dirty_retries_total: Counter, "Attempts to write the latest state of nodes after one that failed";
 
     tasks_created_total: Counter, "Tasks that were made";
     tasks_ended_total: Family<OutcomeLabel, Counter>, "Tasks that ended, by outcome";

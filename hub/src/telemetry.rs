@@ -1,13 +1,15 @@
 //! How the hub speaks to its operator: log lines, and panics among them.
 
+pub mod filter;
+
 use std::backtrace::Backtrace;
 use std::io::IsTerminal as _;
 use std::panic::PanicHookInfo;
 
-use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{Layer, Registry, reload};
 use uuid::Uuid;
 
 use crate::error::{ErrorCode, HubError};
@@ -52,33 +54,27 @@ impl LogTarget {
 
 /// Starts logging for the whole process, and has panics logged with an error id.
 ///
-/// `filter` is a level (`info`) or directives (`info,muster_hub::ingest=debug`). A second call changes nothing: the
-/// first program part that asks decides (tests start many hubs in one process).
+/// `filter` is a level (`info`) or directives (`info,muster_hub::ingest=debug`); [`filter::Switch`] changes it later. A
+/// second call changes nothing: the first program part that asks decides (tests start many hubs in one process).
 ///
 /// # Errors
 /// [`ErrorCode::Config`] when the filter cannot be read.
 pub fn init(format: LogFormat, filter: &str, target: LogTarget) -> Result<(), HubError> {
-    let filter = parse_filter(filter)?;
+    let parsed = filter::parse(filter).map_err(|what| HubError::new(ErrorCode::Config, what))?;
     let json = match format {
         LogFormat::Json => true,
         LogFormat::Text => false,
         LogFormat::Auto => !target.is_terminal(),
     };
-    let registry = tracing_subscriber::registry().with(filter);
-    let started = if json {
-        registry.with(json_layer(target.writer())).try_init()
+    let lines: Box<dyn Layer<Registry> + Send + Sync> = if json {
+        Box::new(json_layer(target.writer()))
     } else {
-        let colour = target.is_terminal();
-        registry
-            .with(
-                tracing_subscriber::fmt::layer()
-                    .with_ansi(colour)
-                    .with_target(false)
-                    .with_writer(target.writer()),
-            )
-            .try_init()
+        let text = tracing_subscriber::fmt::layer().with_ansi(target.is_terminal()).with_target(false);
+        Box::new(text.with_writer(target.writer()))
     };
-    if started.is_ok() {
+    let (parsed, handle) = reload::Layer::new(parsed);
+    if tracing_subscriber::registry().with(lines.with_filter(parsed)).try_init().is_ok() {
+        filter::install(handle, filter);
         let usual = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |panic| {
             log_panic(panic);
@@ -91,14 +87,7 @@ pub fn init(format: LogFormat, filter: &str, target: LogTarget) -> Result<(), Hu
     Ok(())
 }
 
-fn parse_filter(filter: &str) -> Result<EnvFilter, HubError> {
-    EnvFilter::try_new(filter).map_err(|error| {
-        let detail = format!("cannot read the log filter {filter:?} ({error}): write a level such as info, or info,muster_hub=debug");
-        HubError::new(ErrorCode::Config, detail)
-    })
-}
-
-fn json_layer<S>(writer: BoxMakeWriter) -> impl tracing_subscriber::Layer<S>
+fn json_layer<S>(writer: BoxMakeWriter) -> impl Layer<S>
 where
     S: tracing::Subscriber + for<'a> tracing_subscriber::registry::LookupSpan<'a>,
 {
@@ -154,11 +143,5 @@ mod tests {
         assert_eq!(text.lines().count(), 1, "{text}");
         let line: serde_json::Value = serde_json::from_str(&text).unwrap();
         assert_eq!((line["level"].as_str(), line["message"].as_str()), (Some("INFO"), Some("attached")));
-    }
-
-    #[test]
-    fn a_filter_that_cannot_be_read_is_a_configuration_error() {
-        assert_eq!(parse_filter("info,muster_hub=loud").unwrap_err().code(), ErrorCode::Config);
-        assert!(parse_filter("info,muster_hub::ingest=debug").is_ok());
     }
 }

@@ -1,11 +1,15 @@
 //! `muster hub`: the server that nodes dial in to.
 
+mod options;
+
 use clap::Args;
 use muster_hub::telemetry::{self, LogFormat, LogTarget};
 use registry_core::Clock;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
+use self::options::Sourced;
+use crate::args::TextFormat;
 use crate::exit::{self, Failure};
 use crate::{client, signals};
 
@@ -14,8 +18,9 @@ Examples:
   muster hub --data-dir ./hub
   muster hub --data-dir /var/lib/muster --grpc-listen 127.0.0.1:7070 --http-listen 127.0.0.1:7080
   muster hub --data-dir ./hub --grpc-listen 127.0.0.1:0 --http-listen 127.0.0.1:0    any free ports
+  muster hub --data-dir ./hub --print-config             every option, its value, and where that comes from
 
-The first start writes an administrator's credential into the data folder; commands of the same user on this machine
+Options are flags and environment variables; no file is read for them. The first start writes an administrator's credential into the data folder; commands of the same user on this machine
 find the hub by themselves. Log lines go to stdout: JSON, or readable on a terminal.
 
 SIGTERM and Ctrl-C drain it: nodes are told to come back, everything is written, exit code 0. A second signal ends it
@@ -27,14 +32,34 @@ cannot be reached, 78 an option or the data folder cannot be used.";
 #[command(after_help = HELP)]
 pub(crate) struct HubArgs {
     #[command(flatten)]
-    config: muster_hub::HubConfig,
+    options: Sourced,
+
+    /// Print every option with its value and where that comes from, secrets left out, and end. Opens nothing
+    #[arg(long)]
+    print_config: bool,
+
+    /// How --print-config prints
+    #[arg(short, long, value_name = "FORMAT", default_value = "text", value_enum, requires = "print_config")]
+    output: TextFormat,
+}
+
+impl HubArgs {
+    /// Whether a program reads the output.
+    pub(crate) fn wants_json(&self) -> bool {
+        self.output.is_json()
+    }
 }
 
 /// Serves until a signal comes.
 pub(crate) async fn run(args: HubArgs, clock: Clock) -> anyhow::Result<u8> {
-    telemetry::init(LogFormat::Auto, &args.config.log, LogTarget::Stdout).map_err(|error| failure(&error))?;
+    if args.print_config {
+        options::print(&args.options.shown, args.output)?;
+        return Ok(exit::DONE);
+    }
+    let config = args.options.config;
+    telemetry::init(LogFormat::Auto, &config.log, LogTarget::Stdout).map_err(|error| failure(&error))?;
     let shutdown = CancellationToken::new();
-    let data_dir = args.config.data_dir.clone();
+    let data_dir = config.data_dir.clone();
     let (ready, serves) = oneshot::channel();
     tokio::spawn(async move {
         if serves.await.is_ok()
@@ -43,7 +68,7 @@ pub(crate) async fn run(args: HubArgs, clock: Clock) -> anyhow::Result<u8> {
             tracing::warn!(%error, "commands of this user need --data-dir: the pointer to this hub was not written");
         }
     });
-    let serving = muster_hub::run(args.config, clock, shutdown.clone(), Some(ready));
+    let serving = muster_hub::run(config, clock, shutdown.clone(), Some(ready));
     match signals::serve(Box::pin(serving), &shutdown).await? {
         Ok(Ok(())) => Ok(exit::DONE),
         Ok(Err(error)) => Err(failure(&error).into()),

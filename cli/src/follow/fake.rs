@@ -468,4 +468,17 @@ impl ControlService for FakeHub {
     ) -> Result<Response<pb::DeleteTokenResponse>, Status> {
         Err(Status::unimplemented("not part of this fake"))
     }
+    async fn get_log_filter(
+        &self,
+        _: Request<pb::GetLogFilterRequest>,
+    ) -> Result<Response<pb::LogFilterView>, Status> {
+        Err(Status::unimplemented("not part of this fake"))
+    }
+
+    async fn set_log_filter(
+        &self,
+        _: Request<pb::SetLogFilterRequest>,
+    ) -> Result<Response<pb::LogFilterView>, Status> {
+        Err(Status::unimplemented("not part of this fake"))
+    }
 }

@@ -15,7 +15,8 @@ use tonic::{Request, Response, Status};
 
 use super::answer;
 use super::convert::views::{
-    node_to_proto, seen_to_proto, size_from_proto, spec_from_proto, task_to_proto, token_to_proto,
+    log_filter_to_proto, node_to_proto, seen_to_proto, size_from_proto, spec_from_proto, task_to_proto,
+    token_to_proto,
 };
 use super::convert::{cursor_from_proto, cursor_to_proto, stats_to_proto};
 use crate::auth::Principal;
@@ -327,6 +328,24 @@ impl ControlService for ControlApi {
             Err(error) => Err(error),
         };
         self.reply(result.map(|()| v1::DeleteTokenResponse {}))
+    }
+
+    async fn get_log_filter(
+        &self,
+        request: Request<v1::GetLogFilterRequest>,
+    ) -> Result<Response<v1::LogFilterView>, Status> {
+        let shown = self.open(request).and_then(|(principal, _)| self.hub.log_filter.get(&principal));
+        self.reply(shown.map(log_filter_to_proto))
+    }
+
+    async fn set_log_filter(
+        &self,
+        request: Request<v1::SetLogFilterRequest>,
+    ) -> Result<Response<v1::LogFilterView>, Status> {
+        let shown = self.open(request).and_then(|(principal, request)| {
+            self.hub.log_filter.set(&principal, &request.filter, Duration::from_millis(request.for_ms))
+        });
+        self.reply(shown.map(log_filter_to_proto))
     }
 }
 

@@ -9,7 +9,7 @@ use tokio_util::task::TaskTracker;
 
 use super::Hub;
 use crate::error::HubError;
-use crate::mesh;
+use crate::lifecycle::Pulse;
 use crate::metrics::{Metrics, set_counter, set_gauge};
 use crate::store::StoreError;
 use crate::tasks::EXPIRY_INTERVAL;
@@ -18,10 +18,6 @@ use crate::tasks::EXPIRY_INTERVAL;
 const LEASE_INTERVAL: Duration = Duration::from_millis(500);
 /// How often dead and stagnant subscriptions of silent topics are looked for, and screens that nobody looks at.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
-/// How often the latest state of nodes is written: half of what "at most a second behind" allows.
-const FLUSH_INTERVAL: Duration = Duration::from_millis(500);
-/// Nodes in one write.
-const FLUSH_NODES: usize = 4096;
 /// How often the terminal log is looked at for what is beyond its retention.
 const TRIM_INTERVAL: Duration = Duration::from_secs(1);
 /// Between two small steps of trimming, so that frames never wait long behind one.
@@ -29,7 +25,7 @@ const TRIM_PAUSE: Duration = Duration::from_millis(5);
 /// How often ended tasks beyond their number are deleted.
 const TRIM_TASKS_INTERVAL: Duration = Duration::from_secs(60);
 
-/// Starts every loop. They end when `stop` fires; the flusher writes what is left first.
+/// Starts every loop. They end when `stop` fires; writing behind writes what is left first.
 pub(super) fn spawn(hub: &Arc<Hub>, tasks: &TaskTracker, stop: &CancellationToken) {
     let every = |period| {
         let mut ticks = interval(period);
@@ -51,20 +47,13 @@ pub(super) fn spawn(hub: &Arc<Hub>, tasks: &TaskTracker, stop: &CancellationToke
     repeat!(SWEEP_INTERVAL, async |hub: &Arc<Hub>| {
         hub.registry.sweep();
         hub.terminal.sweep();
+        hub.lifecycle.beat(Pulse::Sweep, hub.clock.monotonic_ms());
     });
     repeat!(EXPIRY_INTERVAL, async |hub: &Arc<Hub>| expire_tasks(hub).await);
     repeat!(TRIM_INTERVAL, async |hub: &Arc<Hub>| trim_log(hub).await);
     repeat!(TRIM_TASKS_INTERVAL, async |hub: &Arc<Hub>| trim_tasks(hub).await);
     let (hub, stop) = (Arc::clone(hub), stop.clone());
-    let mut ticks = every(FLUSH_INTERVAL);
-    tasks.spawn(async move {
-        while stop.run_until_cancelled(ticks.tick()).await.is_some() {
-            flush(&hub).await;
-        }
-        while !flush(&hub).await {
-            tokio::time::sleep(FLUSH_INTERVAL).await;
-        }
-    });
+    tasks.spawn(async move { hub.write_behind.run(&stop).await });
 }
 
 /// Copies values that live elsewhere into the metrics whenever somebody asks for them.
@@ -77,7 +66,10 @@ pub(super) fn hook_metrics(hub: &Arc<Hub>) {
         set_gauge(&metrics.nodes_online, nodes.iter().filter(|node| node.is_online()).count());
         set_gauge(&metrics.pending_bytes, hub.ingest.pending_bytes());
         set_gauge(&metrics.log_bytes, hub.log.total_bytes());
-        set_gauge(&metrics.dirty_nodes, hub.registry.dirty_len());
+        let behind = hub.write_behind.behind();
+        set_gauge(&metrics.dirty_nodes, behind.waiting);
+        set_gauge(&metrics.dirty_writing_nodes, behind.writing);
+        metrics.dirty_oldest_seconds.set(Duration::from_millis(behind.oldest_ms).as_secs_f64());
         let since = hub.store.held_up_since_ms().into_iter().chain(hub.log.held_up_since_ms()).min();
         let waiting_ms = since.map_or(0, |since| hub.clock.monotonic_ms().saturating_sub(since));
         metrics.store_waiting_seconds.set(Duration::from_millis(waiting_ms).as_secs_f64());
@@ -95,32 +87,13 @@ pub(super) fn hook_metrics(hub: &Arc<Hub>) {
 }
 
 fn expire_leases(hub: &Hub) {
+    hub.lifecycle.beat(Pulse::Leases, hub.clock.monotonic_ms());
     for expired in hub.registry.expire() {
         hub.metrics.lease_expired_total.inc();
         tracing::warn!(node = %expired.node.id(), epoch = expired.epoch.0, "node offline: its lease expired");
         hub.registry.mark_dirty(&expired.node);
         hub.mesh.announce(&expired.node);
     }
-}
-
-/// Writes the latest state of nodes that changed; true when nothing is left to write.
-async fn flush(hub: &Hub) -> bool {
-    let dirty = hub.registry.take_dirty();
-    for nodes in dirty.chunks(FLUSH_NODES) {
-        let rows = nodes.iter().map(|node| (node.id().clone(), mesh::live(node))).collect();
-        match hub.store.save_live(rows).await {
-            Ok(()) => {}
-            Err(StoreError::Closed) => return true,
-            Err(error) => {
-                hub.metrics.dirty_flush_failures_total.inc();
-                HubError::from(error).log();
-                for node in nodes {
-                    hub.registry.mark_dirty(node);
-                }
-            }
-        }
-    }
-    hub.registry.dirty_len() == 0
 }
 
 async fn expire_tasks(hub: &Hub) {

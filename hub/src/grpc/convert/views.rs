@@ -8,6 +8,7 @@ use crate::error::{ErrorCode, HubError};
 use crate::fleet::FramesSeen;
 use crate::mesh::{NodeStatus, NodeView};
 use crate::store::{TaskRow, TaskSpec, TokenRow};
+use crate::telemetry::filter::LogFilter;
 
 /// A node for the wire.
 #[must_use]
@@ -122,6 +123,12 @@ pub fn seen_to_proto(seen: &FramesSeen) -> v1::FramesSeen {
         boot: seen.boot.0,
         frames: seen.frames.iter().map(|frame| frame_to_proto(frame)).collect(),
     }
+}
+
+/// What the hub logs, for the wire.
+#[must_use]
+pub fn log_filter_to_proto(shown: LogFilter) -> v1::LogFilterView {
+    v1::LogFilterView { filter: shown.filter, start_filter: shown.start, until_unix_ms: shown.until_unix_ms }
 }
 
 /// A join token for the wire, without its secret.
