@@ -273,6 +273,7 @@ mod tests {
             (b"\x1b7\x1b8\x1b[s\x1b[u", &[Edit::Save, Edit::Restore, Edit::Save, Edit::Restore]),
             (b"\x1bD\x1bE\x1bM", &[Edit::Down(1), Edit::NewLine, Edit::Up(1)]),
             (b"\x1b[3\x08A", &[Edit::Left(1), Edit::Up(3)]),
+            (b"\x1b[?1H\x1b[1 f\x1b[1:2d\x1b[>H\x1b[=3H\x1b[<2;3f\x1b[12;34H", &[Edit::Jump]),
             (b"\xc2\x9b5A", &[Edit::Up(5)]),
             (b"\x1b[1m\x1b[?25l\x1b[?2K\x1b[>1u\x1b[1;2s\x1b[1 A\x1b[1:2A\x1b(B\x1b]0;\x08\x07\x07\x00\x1b[6n", &[]),
         ];
