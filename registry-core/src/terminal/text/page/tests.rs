@@ -65,3 +65,12 @@ fn a_screen_that_is_cleared_among_lines_that_pass_is_as_new() {
     fed(&mut page, b"a\nb\x1b[2J\nc\nd\ne\n");
     assert_eq!(page.window, 0);
 }
+
+#[test]
+fn a_line_that_a_jump_ends_forgets_what_was_above_it() {
+    let mut page = Page::new(0);
+    fed(&mut page, b"\x1b[A\x1b[J");
+    assert_eq!(page.window, 1, "the cursor went up");
+    assert_eq!(fed(&mut page, b"text\x1b[H"), 1);
+    assert!(page.is_new(), "nobody comes back from there");
+}
