@@ -41,6 +41,8 @@ const DEADLINE: Duration = Duration::from_secs(30);
 struct Door {
     log: Box<dyn TerminalLog>,
     open: watch::Sender<bool>,
+    /// Answers to appends wait while they are held back.
+    answers: watch::Sender<bool>,
     /// After which cursors was read.
     reads: Mutex<Vec<Cursor>>,
 }
@@ -52,7 +54,9 @@ impl TerminalLog for Door {
     }
     async fn append(&self, run: FrameRun) -> StoreResult<()> {
         let _ = self.open.subscribe().wait_for(|open| *open).await;
-        self.log.append(run).await
+        let outcome = self.log.append(run).await;
+        let _ = self.answers.subscribe().wait_for(|given| *given).await;
+        outcome
     }
     async fn read(&self, node: &NodeId, after: Cursor, max_bytes: usize) -> StoreResult<LogPage> {
         self.reads.lock().unwrap().push(after);
@@ -111,7 +115,12 @@ impl World {
     async fn over(dir: TempDir, log: Box<dyn TerminalLog>, clock: Clock) -> Self {
         let store: Arc<dyn Store> =
             Arc::new(SqliteStore::open(&dir.path().join("muster.db"), clock.clone()).unwrap());
-        let door = Arc::new(Door { log, open: watch::Sender::new(true), reads: Mutex::default() });
+        let door = Arc::new(Door {
+            log,
+            open: watch::Sender::new(true),
+            answers: watch::Sender::new(true),
+            reads: Mutex::default(),
+        });
         let terminal_log: Arc<dyn TerminalLog> = door.clone();
         let registry = Arc::new(Registry::new(RegistryConfig::default(), clock.clone()));
         let user = UserId::new("default").unwrap();

@@ -183,12 +183,38 @@ async fn what_somebody_takes_out_of_the_middle_or_the_end_is_a_gap() {
     append(&log, "n", 1, outputs(10..=10)).await.unwrap();
     redis.cli(&["XDEL", &stream_key("n"), "1-9", "1-10"]);
     assert_eq!(within("the loss", log.lost()).await, [loss("n", 1, 8, 10)]);
-    append(&log, "n", 1, outputs(9..=11)).await.unwrap();
+    for seq in 9..=11 {
+        append(&log, "n", 1, outputs(seq..=seq)).await.unwrap();
+    }
     let kept = all(&log, "n").await.frames;
     assert_eq!(kept.len(), 10);
     let weight: u64 =
         kept.iter().filter(|frame| **frame != gap).map(|(_, frame)| frame.weight() as u64).sum();
     assert_eq!(log.total_bytes(), weight);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn keys_that_somebody_wrote_over_are_lost_and_keep_nobody_else_from_writing() {
+    let redis = Redis::start();
+    let log = open(&redis).await;
+    for name in ["hash", "stream", "both", "fine"] {
+        append(&log, name, 1, outputs(1..=5)).await.unwrap();
+    }
+    redis.cli(&["HSET", &state_key("hash"), "version", "none"]);
+    redis.cli(&["SET", &stream_key("stream"), "text"]);
+    redis.cli(&["SET", &state_key("both"), "text"]);
+    redis.cli(&["SET", &stream_key("both"), "text"]);
+    let mut told = Vec::new();
+    while told.len() < 3 {
+        told.extend(within("the losses", log.lost()).await);
+        append(&log, "fine", 1, outputs(1..=5)).await.unwrap();
+    }
+    told.sort_by(|one, other| one.node.cmp(&other.node));
+    assert_eq!(told, ["both", "hash", "stream"].map(|name| loss(name, 1, 0, 5)));
+    for name in ["hash", "stream", "both", "fine"] {
+        append(&log, name, 1, outputs(1..=6)).await.unwrap();
+        assert_eq!(all(&log, name).await.frames.len(), 6);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -201,6 +201,30 @@ async fn a_run_that_ends_while_its_frames_are_lost_ends_in_a_gap() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_that_is_older_than_the_loss_makes_nothing_durable() {
+    let redis = Redis::start();
+    let world = world_on(&redis).await;
+    let mut agent = Agent::new(BOOT);
+    agent.write(&world, 10);
+    agent.settle(&world).await;
+    world.ingest.flushed().await;
+    world.door.answers.send_replace(false);
+    agent.write(&world, 10);
+    while redis.cli(&["HGET", "muster:{hub}:node:n1", "boot:1000"]).split(' ').nth(1) != Some("20") {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    redis.cli(&["FLUSHALL"]);
+    known_to_be_lost(&world).await;
+    world.door.answers.send_replace(true);
+    world.ingest.flushed().await;
+    assert_eq!(world.log.durable(BOOT), Some(0));
+    agent.settle(&world).await;
+    assert_eq!(rest(world.read(ReadSince::Oldest, false).await).await.0.len(), 20);
+    world.ingest.flushed().await;
+    assert_eq!(world.ingest.pending_bytes(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whatever_is_lost_what_the_agent_has_is_there_once_and_in_order() {
     let mut redis = Redis::start_with(&["--appendonly", "no"]);
     let world = world_on(&redis).await;

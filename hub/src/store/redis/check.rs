@@ -1,6 +1,7 @@
 //! What to believe when a node's keys are not as they should be.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use redis::{Cmd, Value};
 use registry_core::{Cursor, NodeId};
@@ -24,6 +25,8 @@ pub(super) struct Seen {
     rows: u64,
     first: Option<Measures>,
     last: Option<Measures>,
+    /// The keys hold something else than a log.
+    unreadable: bool,
 }
 
 /// What follows from it.
@@ -32,13 +35,29 @@ pub(super) enum Finding {
     /// The keys agree with each other: this is the log.
     Is(NodeState),
     /// The log is this, and the keys have to be made to say so.
-    Amend {
-        state: NodeState,
-        /// What is left of the stream is of no use.
-        drop_stream: bool,
-        /// What the rows add up to has to be counted anew.
-        recount: bool,
-    },
+    Amend { state: NodeState, stream: Stream },
+}
+
+/// What becomes of a node's stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stream {
+    /// It is as it should be.
+    Keep,
+    /// What is left of it is of no use.
+    Drop,
+    /// What is left of it stays, and what it adds up to has to be counted anew.
+    Renew,
+}
+
+impl Stream {
+    /// As the script is told.
+    pub(super) const fn word(self) -> &'static str {
+        match self {
+            Self::Keep => "keep",
+            Self::Drop => "drop",
+            Self::Renew => "renew",
+        }
+    }
 }
 
 impl Seen {
@@ -60,13 +79,22 @@ impl Seen {
                 rows,
                 first: measures(row(first))?,
                 last: measures(row(last))?,
+                unreadable: false,
             })
         };
-        read().map_err(|error| StoreError::Failed(std::sync::Arc::new(error)))
+        read().map_err(|error| StoreError::Failed(Arc::new(error)))
+    }
+
+    /// What cannot be read.
+    pub(super) fn unreadable() -> Self {
+        Self { unreadable: true, ..Self::default() }
     }
 
     /// What to take for the truth, given what was known before.
     pub(super) fn judge(self, known: Option<&NodeState>) -> Finding {
+        if self.unreadable {
+            return amend(NodeState::default(), Stream::Drop);
+        }
         let newest = self.last.map(|last| last.id);
         let Some(said) = self.said else {
             // The hash is gone. With the stream as it was, everything is still known.
@@ -74,12 +102,12 @@ impl Seen {
                 && known.rows == self.rows
                 && newest == Some(known.newest)
             {
-                return amend(known.clone(), false, false);
+                return amend(known.clone(), Stream::Keep);
             }
             return if self.rows == 0 && known.is_none_or(|known| known.boots.is_empty()) {
                 Finding::Is(NodeState::default())
             } else {
-                amend(NodeState::default(), true, false)
+                amend(NodeState::default(), Stream::Drop)
             };
         };
         let whole = self.rows == said.rows && newest.is_none_or(|newest| newest == said.newest);
@@ -93,21 +121,21 @@ impl Seen {
                 state.cut(newest);
                 state.front = Some(first.front());
                 state.newest = newest;
-                amend(state, false, true)
+                amend(state, Stream::Renew)
             }
             _ => {
                 state.cut(state.front.map_or(Cursor::START, |front: Front| front.before));
                 state.front = None;
                 state.amount = Amount::default();
                 state.newest = Cursor::START;
-                amend(state, true, false)
+                amend(state, Stream::Drop)
             }
         }
     }
 }
 
-fn amend(state: NodeState, drop_stream: bool, recount: bool) -> Finding {
-    Finding::Amend { state, drop_stream, recount }
+fn amend(state: NodeState, stream: Stream) -> Finding {
+    Finding::Amend { state, stream }
 }
 
 /// What a node's rows add up to.
@@ -139,8 +167,7 @@ pub(super) async fn measures(
     found
         .chunks_exact(2)
         .map(|row| {
-            Measures::parse(node, &row[0], &row[1])
-                .map_err(|error| StoreError::Failed(std::sync::Arc::new(error)))
+            Measures::parse(node, &row[0], &row[1]).map_err(|error| StoreError::Failed(Arc::new(error)))
         })
         .collect()
 }

@@ -9,7 +9,7 @@ use redis::{Pipeline, Value};
 use registry_core::NodeId;
 use tokio::sync::{mpsc, oneshot};
 
-use super::check::{self, Finding, Seen};
+use super::check::{self, Finding, Seen, Stream};
 use super::link::is_no_script;
 use super::log::Shared;
 use super::plan::{self, Append, NodePlan};
@@ -129,17 +129,16 @@ impl Committer {
 
     /// Waits a little after a failure of the server, and notes since when there is one.
     async fn rest_after(&mut self, outcome: &StoreResult<()>) {
+        self.shared.writes.note(&self.shared.clock, outcome);
         match outcome {
             Err(StoreError::Superseded) => drop(self.shared.superseded()),
-            Err(error) => {
-                self.shared.held_up(error);
+            Err(_) => {
                 if !self.shared.closing.load(Ordering::Relaxed) {
                     tokio::time::sleep(self.pause).await;
                 }
                 self.pause = (self.pause * 2).min(PAUSE.1);
             }
             Ok(()) => {
-                self.shared.works();
                 self.pause = PAUSE.0;
             }
         }
@@ -278,14 +277,21 @@ impl Committer {
             commands.add_command(Seen::ask(&shared.keys, node));
         }
         for (node, answer) in nodes.iter().zip(shared.write.send(&commands).await?) {
-            let seen = match answer {
+            let answer = match answer {
                 Err(error) if is_no_script(&error) => {
                     shared.write.load_scripts().await?;
-                    shared.write.ask::<Value>(Seen::ask(&shared.keys, node)).await?
+                    shared.write.ask(Seen::ask(&shared.keys, node)).await
                 }
-                answer => answer?,
+                answer => answer,
             };
-            let seen = Seen::read(&shared.write, node, seen)?;
+            let seen = match answer.and_then(|answer| Seen::read(&shared.write, node, answer)) {
+                // Keys that somebody wrote over must not stand in the way of other nodes.
+                Err(error @ StoreError::Failed(_)) => {
+                    tracing::error!(%node, %error, "what the terminal log has of a node cannot be read: it is given up");
+                    Seen::unreadable()
+                }
+                seen => seen?,
+            };
             losses.extend(self.judge(node, seen).await?);
             self.doubtful.remove(node);
         }
@@ -306,11 +312,11 @@ impl Committer {
                 return Ok(Vec::new());
             }
             Finding::Is(state) => state,
-            Finding::Amend { mut state, drop_stream, recount } => {
-                if recount {
+            Finding::Amend { mut state, stream } => {
+                if stream == Stream::Renew {
                     state.amount = check::count(&shared.write, &shared.keys, node).await?;
                 }
-                self.amend(node, &state, drop_stream).await?;
+                self.amend(node, &state, stream).await?;
                 state
             }
         };
@@ -319,13 +325,13 @@ impl Committer {
         Ok(losses)
     }
 
-    async fn amend(&self, node: &NodeId, state: &NodeState, drop_stream: bool) -> StoreResult<()> {
+    async fn amend(&self, node: &NodeId, state: &NodeState, stream: Stream) -> StoreResult<()> {
         let Shared { keys, fence, write, .. } = &*self.shared;
         let fields = if state.boots.is_empty() { Vec::new() } else { state.all_fields() };
-        let mut args = vec![&**fence, "", "", if drop_stream { "1" } else { "0" }, node.as_str()];
+        let mut args = vec![&**fence, "", "", stream.word(), node.as_str()];
         args.extend(fields.iter().map(String::as_str));
-        let (hash, stream) = (keys.state(node), keys.stream(node));
-        let names = [&*keys.hub, &hash, &stream, &keys.nodes];
+        let (hash, rows) = (keys.state(node), keys.stream(node));
+        let names = [&*keys.hub, &hash, &rows, &keys.nodes];
         self.checked(node, write.run(&scripts::AMEND, &names, &args).await)
     }
 
@@ -333,7 +339,7 @@ impl Committer {
     async fn erase(&mut self, node: &NodeId) -> StoreResult<()> {
         self.doubtful.insert(node.clone());
         self.shared.claim().await?;
-        self.amend(node, &NodeState::default(), true).await?;
+        self.amend(node, &NodeState::default(), Stream::Drop).await?;
         self.shared.roll.lock().remove(node);
         self.doubtful.remove(node);
         Ok(())

@@ -45,13 +45,19 @@ pub(super) struct Shared {
     losses: Mutex<BTreeMap<(NodeId, Boot), (u64, u64)>>,
     /// There are losses to tell.
     lost: Notify,
-    /// [`WORKS`] or a monotonic time in milliseconds.
-    held_up_since_ms: AtomicU64,
+    /// Since when writes have failed.
+    pub(super) writes: Health,
+    /// Since when looks have.
+    pub(super) looks: Health,
     pub(super) superseded: AtomicBool,
     pub(super) closing: AtomicBool,
 }
 
-const WORKS: u64 = u64::MAX;
+/// Whether the server does as asked.
+pub(super) struct Health {
+    /// [`WORKS`](Self::WORKS) or a monotonic time in milliseconds.
+    failing_since_ms: AtomicU64,
+}
 
 /// Every node's log, as far as it is known.
 #[derive(Default)]
@@ -84,7 +90,8 @@ impl RedisTerminalLog {
             roll: Mutex::default(),
             losses: Mutex::default(),
             lost: Notify::new(),
-            held_up_since_ms: AtomicU64::new(WORKS),
+            writes: Health::new(),
+            looks: Health::new(),
             superseded: AtomicBool::new(false),
             closing: AtomicBool::new(false),
         });
@@ -178,8 +185,7 @@ impl TerminalLog for RedisTerminalLog {
     }
 
     fn held_up_since_ms(&self) -> Option<u64> {
-        let since = self.shared.held_up_since_ms.load(Ordering::Relaxed);
-        (since != WORKS).then_some(since)
+        self.shared.writes.failing_since_ms().into_iter().chain(self.shared.looks.failing_since_ms()).min()
     }
 
     async fn close(&self) {
@@ -197,22 +203,6 @@ impl TerminalLog for RedisTerminalLog {
 }
 
 impl Shared {
-    /// The server does not do as asked. Said when it begins and when it ends: not each time.
-    pub(super) fn held_up(&self, error: &StoreError) {
-        let now = self.clock.monotonic_ms();
-        let begins =
-            self.held_up_since_ms.compare_exchange(WORKS, now, Ordering::Relaxed, Ordering::Relaxed).is_ok();
-        if begins {
-            tracing::warn!(%error, "the terminal log cannot be written");
-        }
-    }
-
-    pub(super) fn works(&self) {
-        if self.held_up_since_ms.swap(WORKS, Ordering::Relaxed) != WORKS {
-            tracing::warn!("the terminal log is written again");
-        }
-    }
-
     /// Another hub has taken the log over.
     pub(super) fn superseded(&self) -> StoreError {
         if !self.superseded.swap(true, Ordering::Relaxed) {
@@ -243,6 +233,33 @@ impl Shared {
     pub(super) async fn claim(&self) -> StoreResult<()> {
         let said: String = self.write.run(&scripts::CLAIM, &[&self.keys.hub], &[&self.fence]).await?;
         if said == "superseded" { Err(self.superseded()) } else { Ok(()) }
+    }
+}
+
+impl Health {
+    const WORKS: u64 = u64::MAX;
+
+    const fn new() -> Self {
+        Self { failing_since_ms: AtomicU64::new(Self::WORKS) }
+    }
+
+    fn failing_since_ms(&self) -> Option<u64> {
+        let since = self.failing_since_ms.load(Ordering::Relaxed);
+        (since != Self::WORKS).then_some(since)
+    }
+
+    /// Notes how it went. What went wrong is logged when it begins and when it is over: not each time.
+    pub(super) fn note(&self, clock: &Clock, outcome: &StoreResult<()>) {
+        let Err(error) = outcome else {
+            if self.failing_since_ms.swap(Self::WORKS, Ordering::Relaxed) != Self::WORKS {
+                tracing::warn!("the terminal log works again");
+            }
+            return;
+        };
+        let (works, now) = (Self::WORKS, clock.monotonic_ms());
+        if self.failing_since_ms.compare_exchange(works, now, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+            tracing::warn!(%error, "the terminal log does not work");
+        }
     }
 }
 

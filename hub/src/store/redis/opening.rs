@@ -51,9 +51,10 @@ pub(super) async fn check_server(link: &Link) -> StoreResult<()> {
             "redis at {place} has version {version}: a terminal log needs {major}.{minor} or newer"
         )));
     }
-    if text("mode") == "cluster" {
+    let mode = text("mode");
+    if !matches!(mode.as_str(), "standalone" | "") {
         return Err(StoreError::refused(format!(
-            "redis at {place} is a cluster: give the URL of a server that stands alone"
+            "redis at {place} is a {mode}: give the URL of a server that stands alone"
         )));
     }
     if text("role") == "replica" {

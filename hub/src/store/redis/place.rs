@@ -83,7 +83,11 @@ impl Place {
         let refused = |what: String, source| StoreError::Refused { what, source: Some(Arc::new(source)) };
         // TLS's own errors come wrapped as those of reading and writing; only their words tell them apart.
         let untrusted = matches!(error.kind(), ErrorKind::Io) && error.to_string().contains("certificate");
-        let code = error.code().unwrap_or_default().to_owned();
+        // Servers before 7.0 put the code of a script's error into its text.
+        let in_script =
+            |code: &str| error.code() == Some("ERR") && detail(&error).contains(&format!("-{code} "));
+        let code = ["OOM", "MISCONF", "READONLY"].into_iter().find(|code| in_script(code));
+        let code = code.or(error.code()).unwrap_or_default().to_owned();
         match (error.kind(), code.as_str()) {
             (ErrorKind::AuthenticationFailed, _) | (_, "WRONGPASS" | "NOAUTH") => refused(
                 format!("redis at {place} does not accept the user and password of the URL: correct them"),

@@ -57,7 +57,7 @@ for i = fields + 1, #ARGV, 3 do
   redis.call('XADD', KEYS[3], ARGV[i], 'm', ARGV[i + 1], 'd', ARGV[i + 2])
 end
 redis.call('HSET', KEYS[2], unpack(ARGV, 6, fields))
-if ARGV[2] == '0' then redis.call('SADD', KEYS[4], ARGV[4]) end
+redis.call('SADD', KEYS[4], ARGV[4])
 return 'done'
 ");
 
@@ -82,7 +82,7 @@ redis.call('DEL', KEYS[3])
 for _, row in ipairs(rows) do
   redis.call('XADD', KEYS[3], row[2], unpack(row[3]))
 end
-if ARGV[2] == '0' then redis.call('SADD', KEYS[4], ARGV[4]) end
+redis.call('SADD', KEYS[4], ARGV[4])
 return 'done'
 ");
 
@@ -101,9 +101,13 @@ return 'done'
 ");
 
     /// Makes the hash say what is true of the stream. Version and rows are not looked at. ARGV further: whether the stream
-    /// goes (1) or stays, the node, then the hash's fields and values; none: the hash goes too.
+    /// stays (`keep`), goes (`drop`) or is written anew (`renew`), so that it takes ids again which it had; the node, then the
+    /// hash's fields and values; none: the hash goes too.
     AMEND = guarded!(r"
-if ARGV[4] == '1' then redis.call('UNLINK', KEYS[3]) end
+local rows = {}
+if ARGV[4] == 'renew' then rows = redis.call('XRANGE', KEYS[3], '-', '+') end
+if ARGV[4] ~= 'keep' then redis.call('UNLINK', KEYS[3]) end
+for _, row in ipairs(rows) do redis.call('XADD', KEYS[3], row[1], unpack(row[2])) end
 redis.call('UNLINK', KEYS[2])
 if #ARGV > 5 then
   redis.call('HSET', KEYS[2], unpack(ARGV, 6, #ARGV))

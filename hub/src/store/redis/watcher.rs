@@ -49,11 +49,11 @@ impl Watcher {
             if self.shared.closing.load(Ordering::Relaxed) {
                 return;
             }
-            match self.look().await {
-                Ok(()) => {}
-                Err(StoreError::Superseded | StoreError::Closed) => return,
-                Err(error) => tracing::debug!(%error, "the terminal log cannot be looked at"),
+            let looked = self.look().await;
+            if matches!(looked, Err(StoreError::Superseded | StoreError::Closed)) {
+                return;
             }
+            self.shared.looks.note(&self.shared.clock, &looked);
         }
     }
 
@@ -121,9 +121,11 @@ impl Watcher {
         let mut changed = Vec::new();
         for (node, known) in known {
             let (Some(hash), Some(rows)) = (answers.next(), answers.next()) else { break };
-            let hash: (Option<u64>, Option<u64>) = redis::from_redis_value(hash?).unwrap_or_default();
-            let rows: u64 = redis::from_redis_value(rows?).unwrap_or_default();
-            let agrees = hash.0.unwrap_or(0) >= known.version && hash.1.unwrap_or(0) == rows;
+            let agrees = hash.and_then(|hash| Ok((hash, rows?))).is_ok_and(|(hash, rows)| {
+                let said: (Option<u64>, Option<u64>) = redis::from_redis_value(hash).unwrap_or_default();
+                let rows: u64 = redis::from_redis_value(rows).unwrap_or_default();
+                said.0.unwrap_or(0) >= known.version && said.1.unwrap_or(0) == rows
+            });
             if !agrees {
                 changed.push(node.clone());
             }
