@@ -14,3 +14,12 @@ CREATE TABLE muster.parts (
     pid     BIGINT NOT NULL,
     since   BIGINT NOT NULL
 );
+
+-- The last commit of each of the requests that write at a time: a commit whose answer was lost is looked up here. A
+-- transaction's own number would not do: after a crash the server may give it to another.
+CREATE TABLE muster.commits (
+    part   TEXT NOT NULL,
+    slot   BIGINT NOT NULL,
+    ticket TEXT NOT NULL,
+    PRIMARY KEY (part, slot)
+) WITH (fillfactor = 40);

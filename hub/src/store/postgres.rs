@@ -9,9 +9,8 @@
 //! deadlock) is tried again for [`PATIENCE`](retry::PATIENCE), then answered as
 //! [`StoreError::Unavailable`](crate::store::StoreError::Unavailable). Every attempt has a limit in time, so that a server
 //! which stands still holds nobody for longer; its connection is thrown away then, because an answer that comes late
-//! would be taken for the next one's. When the answer to a commit is lost, the server is asked what became of that
-//! transaction, by its number: nothing is done twice, and the answer is what it would have been. (After a failover to a
-//! standby that was not synchronous, a commit that the standby never had is lost like any other.)
+//! would be taken for the next one's. When the answer to a commit is lost, the database is asked whether it has what
+//! that transaction wrote: nothing is done twice, and the answer is what it would have been.
 //!
 //! The connections must be the hub's own for as long as they last: a pooler between is fine in session mode only.
 

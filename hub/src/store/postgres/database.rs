@@ -2,18 +2,21 @@
 
 use std::ops::Deref;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use deadpool_postgres::{
     ClientWrapper, Manager, ManagerConfig, Object, Pool, RecyclingMethod, Runtime, Timeouts,
 };
+use parking_lot::Mutex;
 use registry_core::Clock;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_postgres::SimpleQueryMessage;
 
 use super::lease::Lease;
 use super::retry::{ATTEMPT, Health};
-use super::schema::Part;
+use super::schema::{Part, SLOTS};
 use super::target::Target;
-use super::value::{Fault, Told};
+use super::value::{Fault, Told, get};
 use crate::store::{StoreError, StoreResult};
 
 /// Connections of one part at a time, besides the lease's. PostgreSQL has a process for each and allows 100 of them by
@@ -25,6 +28,9 @@ pub(super) struct Database {
     pool: Pool,
     lease: Lease,
     health: Health,
+    slots: Arc<Slots>,
+    /// Commits begun.
+    tickets: AtomicU64,
 }
 
 impl Database {
@@ -42,7 +48,8 @@ impl Database {
             .runtime(Runtime::Tokio1)
             .build()
             .map_err(|error| StoreError::Failed(Arc::new(error)))?;
-        Ok(Self { pool, lease, health: Health::new(clock) })
+        let slots = Arc::new(Slots::default());
+        Ok(Self { pool, lease, health: Health::new(clock), slots, tickets: AtomicU64::new(0) })
     }
 
     pub(super) const fn health(&self) -> &Health {
@@ -63,39 +70,45 @@ impl Database {
         Ok(Lent(Some(self.pool.get().await?)))
     }
 
-    /// A transaction for writing, if the lease is still this hub's.
-    pub(super) async fn begin(&self) -> Result<Begun, Fault> {
+    /// A transaction for writing, if the lease is still this hub's. What it commits leaves its ticket behind.
+    pub(super) async fn begin<T>(&self, doubt: &mut Doubt<T>) -> Result<Begun, Fault> {
+        let slot = match doubt.slot.take() {
+            Some(slot) => slot,
+            None => self.slots.take().await?,
+        };
+        let number = self.tickets.fetch_add(1, Ordering::Relaxed);
+        doubt.ticket = format!("{}.{number}", self.lease.epoch());
+        let note = format!(
+            "{}; UPDATE commits SET ticket = '{}' WHERE part = '{}' AND slot = {}",
+            self.lease.begin(),
+            doubt.ticket,
+            self.lease.part().name(),
+            slot.number,
+        );
+        doubt.slot = Some(slot);
         let lent = self.lend().await?;
-        let answer = lent.simple_query(self.lease.begin()).await?;
-        let row = answer.iter().rev().find_map(|message| match message {
-            SimpleQueryMessage::Row(row) if row.len() == 2 => Some(row),
+        let answer = lent.simple_query(&note).await?;
+        let epoch = answer.iter().rev().find_map(|message| match message {
+            SimpleQueryMessage::Row(row) => row.get(0)?.parse().ok(),
             _ => None,
         });
-        let epoch = row.and_then(|row| row.get(0)).and_then(|epoch| epoch.parse().ok());
-        let number = row.and_then(|row| row.get(1)).map(ToOwned::to_owned);
-        let (Some(epoch), Some(number)) = (epoch, number) else {
-            return Err(Fault::failed(Told("the row that says who may write is gone".to_owned())));
+        let (Some(epoch), Some(SimpleQueryMessage::CommandComplete(1))) = (epoch, answer.last()) else {
+            return Err(Fault::failed(Told("the rows that say who may write are gone".to_owned())));
         };
         self.lease.check(epoch)?;
-        Ok(Begun { lent, number })
+        Ok(Begun { lent })
     }
 
     /// What became of a transaction whose commit was not answered: done, with its result, or not.
-    pub(super) async fn resolve<T>(&self, doubt: &mut Option<Doubt<T>>) -> Result<Option<T>, Fault> {
-        let Some(Doubt { number, .. }) = doubt else { return Ok(None) };
+    pub(super) async fn resolve<T>(&self, doubt: &mut Doubt<T>) -> Result<Option<T>, Fault> {
+        let (Some(slot), Some(_)) = (&doubt.slot, &doubt.done) else { return Ok(None) };
         let lent = self.lend().await?;
-        let status = lent.query_one("SELECT pg_xact_status($1::text::xid8)", &[number]).await;
-        let status: Option<String> = lent.settle(status.map_err(Fault::from))?.try_get(0)?;
-        match status.as_deref() {
-            Some("committed") => Ok(doubt.take().map(|doubt| doubt.done)),
-            Some("in progress") => {
-                Err(Fault::Passing(Told("it has not said yet what became of a commit".to_owned())))
-            }
-            _ => {
-                *doubt = None;
-                Ok(None)
-            }
-        }
+        // A session that the server has not given up yet still has the row locked: that it ends is waited for.
+        let query = "SELECT ticket FROM commits WHERE part = $1 AND slot = $2 FOR UPDATE";
+        let row = lent.query_one(query, &[&self.lease.part().name(), &slot.number]).await;
+        let row = lent.settle(row.map_err(Fault::from))?;
+        let done = doubt.done.take();
+        Ok(done.filter(|_| get::<&str>(&row, 0).is_ok_and(|ticket| ticket == doubt.ticket)))
     }
 
     /// After a fault of the connection the others that are idle are likely to have it too.
@@ -148,27 +161,63 @@ impl Drop for Lent {
     }
 }
 
+/// The places in the database where commits leave their tickets: one for each request that writes.
+struct Slots {
+    permits: Arc<Semaphore>,
+    free: Mutex<Vec<i64>>,
+}
+
+/// A place that nobody else uses until it is dropped.
+struct Slot {
+    number: i64,
+    slots: Arc<Slots>,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Default for Slots {
+    fn default() -> Self {
+        let free: Vec<_> = (0..SLOTS).collect();
+        Self { permits: Arc::new(Semaphore::new(free.len())), free: Mutex::new(free) }
+    }
+}
+
+impl Slots {
+    async fn take(self: &Arc<Self>) -> Result<Slot, Fault> {
+        let permit = Arc::clone(&self.permits).acquire_owned().await.map_err(Fault::failed)?;
+        let number = self.free.lock().pop().ok_or_else(Fault::came_between)?;
+        Ok(Slot { number, slots: Arc::clone(self), _permit: permit })
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.slots.free.lock().push(self.number);
+    }
+}
+
+/// A request that writes: where its commit leaves a ticket, and, while a commit is sent and not answered, what it would
+/// have come to.
+pub(super) struct Doubt<T> {
+    slot: Option<Slot>,
+    ticket: String,
+    done: Option<T>,
+}
+
+impl<T> Default for Doubt<T> {
+    fn default() -> Self {
+        Self { slot: None, ticket: String::new(), done: None }
+    }
+}
+
 /// A transaction that has begun.
 pub(super) struct Begun {
     lent: Lent,
-    /// Its number, for asking what became of it.
-    number: String,
-}
-
-/// A transaction whose commit was sent and not answered, with what it would have come to.
-pub(super) struct Doubt<T> {
-    number: String,
-    done: T,
 }
 
 impl Begun {
-    /// Commits, or rolls back what failed. While the commit is not answered, its number and its result are in `doubt`.
-    pub(super) async fn finish<T>(
-        self,
-        result: Result<T, Fault>,
-        doubt: &mut Option<Doubt<T>>,
-    ) -> Result<T, Fault> {
-        let Self { lent, number } = self;
+    /// Commits, or rolls back what failed. While the commit is not answered, its result is in `doubt`.
+    pub(super) async fn finish<T>(self, result: Result<T, Fault>, doubt: &mut Doubt<T>) -> Result<T, Fault> {
+        let Self { lent } = self;
         let done = match result {
             Ok(done) => done,
             Err(Fault::Passing(told)) => return Err(Fault::Passing(told)),
@@ -178,14 +227,14 @@ impl Begun {
                 return Err(fault);
             }
         };
-        *doubt = Some(Doubt { number, done });
+        doubt.done = Some(done);
         let committed = lent.batch_execute("COMMIT").await.map_err(Fault::from);
         match lent.settle(committed) {
-            Ok(()) => doubt.take().map(|doubt| doubt.done).ok_or_else(Fault::too_slow),
+            Ok(()) => doubt.done.take().ok_or_else(Fault::too_slow),
             Err(Fault::Passing(told)) => Err(Fault::Passing(told)),
             // The database has said that it did not commit.
             Err(fault) => {
-                *doubt = None;
+                doubt.done = None;
                 Err(fault)
             }
         }

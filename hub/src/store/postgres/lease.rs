@@ -23,6 +23,9 @@ use crate::store::{StoreError, StoreResult};
 /// How long a second hub waits for the first to end: a restart begins before the last process is all gone.
 const OVERLAP: Duration = Duration::from_secs(1);
 
+/// How long the database is waited for when a hub starts: it may be starting too.
+const START: Duration = Duration::from_secs(5);
+
 /// Between two looks at whether the lock can be had, and between two attempts to connect.
 const LOOK: Duration = Duration::from_millis(100);
 
@@ -75,8 +78,7 @@ impl Lease {
         let stop = CancellationToken::new();
         let keeper = keep(client, target.clone(), Arc::clone(&holding), stop.clone());
         let begin = format!(
-            "BEGIN; SELECT pg_advisory_xact_lock_shared({}, {});
-             SELECT epoch, pg_current_xact_id()::text FROM parts WHERE part = '{}'",
+            "BEGIN; SELECT pg_advisory_xact_lock_shared({}, {}); SELECT epoch FROM parts WHERE part = '{}'",
             schema::LOCKS,
             part.fence(),
             part.name()
@@ -88,7 +90,16 @@ impl Lease {
         &self.holding.hub_id
     }
 
-    /// Begins a transaction, and reads the lease's number and the transaction's.
+    pub(super) fn part(&self) -> Part {
+        self.holding.part
+    }
+
+    /// The number under which this hub has the lease. No other hub ever has it.
+    pub(super) fn epoch(&self) -> i64 {
+        self.holding.epoch
+    }
+
+    /// Begins a transaction, and reads the lease's number.
     pub(super) fn begin(&self) -> &str {
         &self.begin
     }
@@ -130,7 +141,7 @@ impl Holding {
 
 /// The first connection, for which the database may still be starting.
 async fn connect(target: &Target) -> StoreResult<ClientWrapper> {
-    let end = Instant::now() + PATIENCE;
+    let end = Instant::now() + START;
     loop {
         match target.connect_alone().await {
             Ok(client) => return Ok(client),

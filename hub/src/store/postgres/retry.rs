@@ -176,12 +176,12 @@ pub(super) use reading;
 /// Writes in a transaction of its own, once: what was written when the answer was lost is found out, not repeated.
 macro_rules! writing {
     ($database:expr, |$transaction:ident| $work:expr) => {{
-        let mut doubt = None;
+        let mut doubt = $crate::store::postgres::database::Doubt::default();
         $crate::store::postgres::retry::retried!($database, $crate::store::postgres::retry::PATIENCE, async {
             if let Some(done) = $database.resolve(&mut doubt).await? {
                 return Ok(done);
             }
-            let begun = $database.begin().await?;
+            let begun = $database.begin(&mut doubt).await?;
             let $transaction = &*begun;
             let result = $work.await;
             begun.finish(result, &mut doubt).await

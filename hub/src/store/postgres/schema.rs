@@ -5,7 +5,7 @@ use deadpool_postgres::ClientWrapper;
 use super::value::{Fault, get};
 use crate::store::StoreError;
 
-/// The oldest server: asking what became of a transaction is new in it, and it is the oldest that is still looked after.
+/// The oldest server: the oldest that was still looked after when this was written.
 const OLDEST_SERVER: i32 = 130_000;
 
 /// The first number of all advisory locks of Muster's, "MUST" as bytes; the second says which.
@@ -13,6 +13,10 @@ pub(super) const LOCKS: i32 = 0x4D55_5354;
 
 /// Held while the schema is made or changed.
 const SCHEMA_LOCK: i32 = 0;
+
+/// Requests that write at a time, of one part; more of them wait. Some may wait for what became of a commit while others
+/// use the connections.
+pub(super) const SLOTS: i64 = 32;
 
 /// What stands in the database whichever parts it has: their versions and leases.
 const PARTS: &str = include_str!("../../../migrations/postgres/parts.sql");
@@ -97,6 +101,9 @@ pub(super) async fn prepare(client: &ClientWrapper, part: Part) -> Result<(), Fa
     }
     let statement = "INSERT INTO parts VALUES ($1, 0, 0, '', '', 0, 0) ON CONFLICT DO NOTHING";
     client.execute(statement, &[&part.name()]).await?;
+    let slots = "INSERT INTO commits SELECT $1, slot, '' FROM generate_series(0, $2::bigint - 1) AS slot
+        ON CONFLICT DO NOTHING";
+    client.execute(slots, &[&part.name(), &SLOTS]).await?;
     client.batch_execute("COMMIT").await?;
     version(client, part).await.map(|_version| ())
 }

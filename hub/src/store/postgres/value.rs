@@ -180,7 +180,11 @@ fn without_state(error: &tokio_postgres::Error) -> Meaning {
     // The driver does not give its kinds a name. These are of values that do not fit; the rest are of the connection.
     const OF_VALUES: [&str; 5] =
         ["error serializing", "error deserializing", "invalid column", "expected ", "query returned"];
-    if OF_VALUES.iter().any(|beginning| text.starts_with(beginning)) { Meaning::Own } else { Meaning::Passing }
+    if OF_VALUES.iter().any(|beginning| text.starts_with(beginning)) {
+        Meaning::Own
+    } else {
+        Meaning::Passing
+    }
 }
 
 /// What an I/O error wraps.
