@@ -153,7 +153,7 @@ pub(super) fn steps(machine: &mut Machine, input: &[u8], limit: usize, out: &mut
 
 /// How often something was done, as the sum says.
 fn count(sum: u32, what: u32) -> usize {
-    (sum / what & 0xFF) as usize
+    ((sum / what) & 0xFF) as usize
 }
 
 /// A way through the tables.
@@ -206,6 +206,6 @@ impl Walk {
         self.number = self.tables.next[index];
         self.kept[count(self.sum, does::KEEP) % (2 * MAX_STEPS)] = byte;
         self.sum = self.sum.wrapping_add(done);
-        self.body = if done & does::OPEN != 0 { 0 } else { self.body + (done / does::BODY & 1) as usize };
+        self.body = if done & does::OPEN != 0 { 0 } else { self.body + ((done / does::BODY) & 1) as usize };
     }
 }
