@@ -16,6 +16,7 @@ mod leaks;
 mod locks;
 mod logs;
 mod orphans;
+mod redis;
 mod refusals;
 mod resume;
 mod spool;
