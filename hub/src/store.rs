@@ -11,6 +11,7 @@ pub mod postgres;
 pub mod redis;
 pub mod sqlite;
 mod task_steps;
+pub mod transfer;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -22,6 +22,7 @@ mod retry;
 mod schema;
 mod target;
 mod tls;
+pub(crate) mod transfer;
 mod value;
 
 pub use log::PostgresTerminalLog;

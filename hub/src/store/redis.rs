@@ -25,6 +25,7 @@ mod plan;
 mod read;
 mod scripts;
 mod state;
+pub(crate) mod transfer;
 mod trim;
 mod watcher;
 

@@ -13,6 +13,7 @@ mod file;
 mod log;
 mod readers;
 mod records;
+pub(crate) mod transfer;
 mod value;
 mod writer;
 

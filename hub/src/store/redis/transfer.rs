@@ -50,8 +50,10 @@ pub(crate) struct Log {
 
 /// Somebody else wrote what this import was about to, or took away what it had written.
 #[derive(Debug, thiserror::Error)]
-#[error("the terminal log of node {0} in redis was changed while it was imported: delete the keys `muster:*` of this hub \
-         and import again")]
+#[error(
+    "the terminal log of node {0} in redis was changed while it was imported: delete the keys `muster:*` of this hub \
+         and import again"
+)]
 struct Changed(NodeId);
 
 impl Log {
@@ -220,7 +222,8 @@ impl LogTarget for Log {
         for of_node in rows.chunk_by(|a, b| a.node == b.node) {
             let node = &of_node[0].node;
             let newest = self.nodes.get(node).map_or(Cursor::START, |state| state.newest);
-            let is_in = of_node.iter().take_while(|row| Cursor::new(row.boot, row.last_seq) <= newest).count();
+            let is_in =
+                of_node.iter().take_while(|row| Cursor::new(row.boot, row.last_seq) <= newest).count();
             let mut rest = &of_node[is_in..];
             while !rest.is_empty() {
                 let mut size = 0;
