@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::commands::{
-    agent, attach, completions, demo, exec, hub, hub_log, hub_ready, logs, nodes, search, strip, tasks, token,
+    agent, attach, completions, db, demo, exec, hub, hub_log, hub_ready, logs, nodes, search, strip, tasks, token,
 };
 
 const EXIT_CODES: &str = "\
@@ -47,6 +47,7 @@ pub(crate) enum Command {
     Hub(Box<hub::HubArgs>),
     HubLog(hub_log::HubLogArgs),
     HubReady(hub_ready::HubReadyArgs),
+    Db(db::DbArgs),
     Agent(Box<agent::AgentArgs>),
     Demo(demo::DemoArgs),
     Token(token::TokenArgs),
@@ -71,6 +72,7 @@ impl Command {
             Self::Logs(args) => args.output.is_json(),
             Self::Search(args) => args.output.is_json(),
             Self::Hub(args) => args.wants_json(),
+            Self::Db(args) => args.wants_json(),
             Self::HubLog(args) => args.output.is_json(),
             Self::HubReady(_)
             | Self::Agent(_)

@@ -3,6 +3,7 @@
 pub(crate) mod agent;
 pub(crate) mod attach;
 pub(crate) mod completions;
+pub(crate) mod db;
 pub(crate) mod demo;
 pub(crate) mod exec;
 pub(crate) mod hub;
@@ -24,6 +25,7 @@ pub(crate) async fn run(command: Command) -> anyhow::Result<u8> {
     let clock = Clock::system();
     match command {
         Command::Hub(args) => Box::pin(hub::run(*args, clock)).await,
+        Command::Db(args) => db::run(args).await,
         Command::HubLog(args) => hub_log::run(args, &clock).await,
         Command::HubReady(args) => hub_ready::run(args).await,
         Command::Agent(args) => Box::pin(agent::run(*args, clock)).await,

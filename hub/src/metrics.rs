@@ -17,6 +17,9 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::metrics::{MetricType, TypedMetric};
 use prometheus_client::registry::Registry;
+use registry_core::{GapReason, TaskOutcome};
+
+use crate::error::ErrorCode;
 
 /// The content type of [`Metrics::render`].
 pub const METRICS_CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -96,7 +99,9 @@ macro_rules! metrics {
                 let mut registry = Registry::with_prefix("muster");
                 $(let $field = <$kind as Fresh>::fresh();
                 register(&mut registry, stringify!($field), $help, &$field);)+
-                Arc::new(Self { registry, hooks: Mutex::new(Vec::new()), $($field,)+ })
+                let metrics = Self { registry, hooks: Mutex::new(Vec::new()), $($field,)+ };
+                metrics.begin_at_zero();
+                Arc::new(metrics)
             }
         }
     };
@@ -160,6 +165,36 @@ impl Metrics {
     /// Adds a function that fills in values which live elsewhere. It must be quick and must not block.
     pub fn on_scrape(&self, hook: ScrapeHook) {
         self.hooks.lock().push(Arc::new(hook));
+    }
+
+    /// Makes the series whose labels are known before anything happens: what appears with its first event has no rate
+    /// at that event, and an alert on it would miss it.
+    fn begin_at_zero(&self) {
+        for port in ["grpc", "http"] {
+            let label = PortLabel { port };
+            let _ = self.connections.get_or_create(&label);
+            let _ = self.connections_accepted_total.get_or_create(&label);
+            let _ = self.malformed_total.get_or_create(&label);
+            let _ = self.timed_out_total.get_or_create(&label);
+            for reason in ["too_many_connections", "too_many_pending"] {
+                let _ = self.connections_refused_total.get_or_create(&PortReasonLabels { port, reason });
+            }
+            for code in [ErrorCode::StoreUnavailable.as_str(), ErrorCode::Internal.as_str(), "ok"] {
+                let _ = self.requests_total.get_or_create(&RequestLabels { transport: port, code });
+            }
+        }
+        for outcome in TaskOutcome::ALL.map(TaskOutcome::as_str) {
+            let _ = self.tasks_ended_total.get_or_create(&OutcomeLabel { outcome });
+        }
+        for reason in [GapReason::SpoolFull, GapReason::LogLost, GapReason::AgentLost].map(GapReason::as_str)
+        {
+            let _ = self.gaps_total.get_or_create(&ReasonLabel { reason });
+        }
+        for view in ["commands", "screen", "search", "text"] {
+            let _ = self.views_seconds.get_or_create(&ViewLabel { view });
+        }
+        let code = ErrorCode::Unauthenticated.as_str();
+        let _ = self.sessions_refused_total.get_or_create(&CodeLabel { code });
     }
 
     /// Everything in the OpenMetrics text format.

@@ -4,7 +4,10 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
+mod backup;
 mod config;
+mod deploy;
+mod docs;
 mod log;
 mod prints;
 mod service;

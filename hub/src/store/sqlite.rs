@@ -9,6 +9,7 @@
 //! another process has locked makes the writer wait, for as long as it takes: nothing fails, the queue fills, callers
 //! wait. **Readers** have connections of their own and see the last commit whatever the writer does.
 
+pub mod backup;
 mod file;
 mod log;
 mod readers;

@@ -75,7 +75,7 @@ pub(super) fn open_reader(path: &Path) -> StoreResult<Connection> {
 }
 
 /// Makes the file readable by its owner alone; SQLite gives its write-ahead log the same mode.
-fn create_private(path: &Path) -> io::Result<()> {
+pub(super) fn create_private(path: &Path) -> io::Result<()> {
     let mut options = fs::OpenOptions::new();
     options.write(true).create_new(true);
     #[cfg(unix)]
@@ -88,7 +88,7 @@ fn create_private(path: &Path) -> io::Result<()> {
 }
 
 /// Makes the file's name itself durable.
-fn sync_folder_of(path: &Path) -> io::Result<()> {
+pub(super) fn sync_folder_of(path: &Path) -> io::Result<()> {
     match path.parent() {
         Some(folder) if cfg!(unix) && !folder.as_os_str().is_empty() => fs::File::open(folder)?.sync_all(),
         _ => Ok(()),
