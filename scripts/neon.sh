@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Tests the ANSI stripper's NEON code on a machine that is no ARM, in an emulator: qemu-aarch64 (Debian: apt-get install
+# Tests the ANSI stripper's NEON code, and the text view's, on a machine that is no ARM, in an emulator: qemu-aarch64 (Debian: apt-get install
 # qemu-user) and Rust's standard library for the target, which rustup fetches. About three minutes on two cores.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -13,4 +13,7 @@ rustup target add "$target"
 # The toolchain's own linker and C library: no cross compiler is needed.
 export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_MUSL_LINKER=rust-lld
 export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_MUSL_RUNNER=qemu-aarch64
-cargo test --locked --package registry-core --test ansi --target "$target" --target-dir target/neon "$@"
+test=(cargo test --locked --package registry-core --target "$target" --target-dir target/neon)
+"${test[@]}" --test ansi "$@"
+# The editor of the text view works on the same blocks.
+"${test[@]}" --lib ansi
