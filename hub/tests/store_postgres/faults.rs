@@ -142,6 +142,39 @@ async fn a_locked_table_makes_writers_wait_and_readers_not() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn writers_do_not_wait_behind_readers() {
+    let database = Database::new();
+    let store = Arc::new(database.open().await);
+    let locked = tokio::task::spawn_blocking({
+        let database = Database { url: database.url.clone() };
+        move || database.sql("BEGIN; LOCK muster.nodes IN ACCESS EXCLUSIVE MODE; SELECT pg_sleep(3); COMMIT")
+    });
+    let held = "SELECT count(*) FROM pg_locks WHERE mode = 'AccessExclusiveLock'
+        AND relation = 'muster.nodes'::regclass AND granted";
+    until("the table is locked", || database.sql(held) == "1").await;
+    let readers: Vec<_> = (0..30)
+        .map(|_| {
+            let store = Arc::clone(&store);
+            tokio::spawn(async move { store.nodes().await.map(|nodes| nodes.len()) })
+        })
+        .collect();
+    until("reading uses all that it may", || {
+        database
+            .sql("SELECT count(*) FROM pg_locks WHERE relation = 'muster.nodes'::regclass AND NOT granted")
+            == "6"
+    })
+    .await;
+    for n in 0..20 {
+        store.audit(line(&n.to_string())).await.unwrap();
+    }
+    assert!(!locked.is_finished(), "all of it was written while nobody could read");
+    locked.await.unwrap();
+    for reader in readers {
+        assert_eq!(reader.await.unwrap().unwrap(), 0);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_log_that_was_put_back_says_how_far_it_goes() {
     let database = Database::new();
     let log = database.open_log().await;

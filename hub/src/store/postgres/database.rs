@@ -23,11 +23,15 @@ use crate::store::{StoreError, StoreResult};
 /// default; requests wait for each other long before they wait for a connection.
 const CONNECTIONS: usize = 8;
 
+/// How many of them reading may use: whoever writes is not to wait behind those who read.
+const READING: usize = 6;
+
 /// A part of the database, under a lease.
 pub(super) struct Database {
     pool: Pool,
     lease: Lease,
     health: Health,
+    reading: Arc<Semaphore>,
     slots: Arc<Slots>,
     /// Commits begun.
     tickets: AtomicU64,
@@ -48,12 +52,23 @@ impl Database {
             .runtime(Runtime::Tokio1)
             .build()
             .map_err(|error| StoreError::Failed(Arc::new(error)))?;
-        let slots = Arc::new(Slots::default());
-        Ok(Self { pool, lease, health: Health::new(clock), slots, tickets: AtomicU64::new(0) })
+        Ok(Self {
+            pool,
+            lease,
+            health: Health::new(clock),
+            reading: Arc::new(Semaphore::new(READING)),
+            slots: Arc::new(Slots::default()),
+            tickets: AtomicU64::new(0),
+        })
     }
 
     pub(super) const fn health(&self) -> &Health {
         &self.health
+    }
+
+    /// Another hub has taken it over.
+    pub(super) fn is_superseded(&self) -> bool {
+        self.lease.is_superseded()
     }
 
     /// The id of the hub that uses the database.
@@ -66,8 +81,15 @@ impl Database {
     }
 
     /// A connection for reading.
-    pub(super) async fn lend(&self) -> Result<Lent, Fault> {
-        Ok(Lent(Some(self.pool.get().await?)))
+    pub(super) async fn lend_for_reading(&self) -> Result<Lent, Fault> {
+        let place = Arc::clone(&self.reading).acquire_owned().await.map_err(Fault::failed)?;
+        let mut lent = self.lend().await?;
+        lent.place = Some(place);
+        Ok(lent)
+    }
+
+    async fn lend(&self) -> Result<Lent, Fault> {
+        Ok(Lent { object: Some(self.pool.get().await?), place: None })
     }
 
     /// A transaction for writing, if the lease is still this hub's. What it commits leaves its ticket behind.
@@ -132,13 +154,17 @@ impl Database {
 
 /// A connection that goes back to the others only when it is known to be in order; dropped, it is closed. An answer
 /// that is still on its way would otherwise be taken for the next one's, and an open transaction go on.
-pub(super) struct Lent(Option<Object>);
+pub(super) struct Lent {
+    object: Option<Object>,
+    /// Given up after the connection.
+    place: Option<OwnedSemaphorePermit>,
+}
 
 impl Lent {
     /// Gives the connection back when the database answered, and closes it when it did not.
     pub(super) fn settle<T>(mut self, result: Result<T, Fault>) -> Result<T, Fault> {
         if matches!(result, Ok(_) | Err(Fault::Final(_) | Fault::Again(_))) {
-            drop(self.0.take());
+            drop(self.object.take());
         }
         result
     }
@@ -148,7 +174,7 @@ impl Deref for Lent {
     type Target = ClientWrapper;
 
     fn deref(&self) -> &ClientWrapper {
-        match &self.0 {
+        match &self.object {
             Some(object) => object,
             None => unreachable!("a connection is given back by value"),
         }
@@ -157,7 +183,8 @@ impl Deref for Lent {
 
 impl Drop for Lent {
     fn drop(&mut self) {
-        drop(self.0.take().map(Object::take));
+        drop(self.object.take().map(Object::take));
+        drop(self.place.take());
     }
 }
 

@@ -29,6 +29,9 @@ const START: Duration = Duration::from_secs(5);
 /// Between two looks at whether the lock can be had, and between two attempts to connect.
 const LOOK: Duration = Duration::from_millis(100);
 
+/// How long a schema may take to be brought up to date: as long as rewriting a large table does.
+const MIGRATION: Duration = Duration::from_secs(60 * 60);
+
 /// How long transactions of a hub whose machine is gone are waited for, in milliseconds: longer than the server lets one
 /// stand idle.
 const LEFT_BEHIND_MS: u64 = 17_000;
@@ -62,17 +65,19 @@ impl Lease {
     /// Takes the lease; the schema is this build's then.
     pub(super) async fn take(target: &Target, part: Part, clock: &Clock) -> StoreResult<Self> {
         let client = connect(target).await?;
-        let taken = async {
+        let found = async {
             schema::check_server(&client).await?;
             schema::prepare(&client, part).await?;
-            lock(&client, part).await?;
-            schema::migrate(&client, part).await?;
+            lock(&client, part).await
+        };
+        within(PATIENCE, found).await?;
+        within(MIGRATION, schema::migrate(&client, part)).await?;
+        let taken = async {
             let hub_id = schema::hub_id(&client, part).await?;
             let epoch = raise(&client, part, &hub_id, clock).await?;
-            Ok::<_, Fault>((hub_id, epoch))
+            Ok((hub_id, epoch))
         };
-        let taken = timeout(PATIENCE * 2, taken).await.unwrap_or_else(|_elapsed| Err(Fault::too_slow()));
-        let (hub_id, epoch) = taken.map_err(Fault::give_up)?;
+        let (hub_id, epoch) = within(Duration::from_millis(LEFT_BEHIND_MS) + ATTEMPT, taken).await?;
         tracing::info!(database = %target, part = part.name(), epoch, "the database is this hub's");
         let holding = Arc::new(Holding { part, hub_id, epoch, superseded: AtomicBool::new(false) });
         let stop = CancellationToken::new();
@@ -84,6 +89,11 @@ impl Lease {
             part.name()
         );
         Ok(Self { holding, begin, stop, keeper: tokio::sync::Mutex::new(Some(tokio::spawn(keeper))) })
+    }
+
+    /// Another hub has it.
+    pub(super) fn is_superseded(&self) -> bool {
+        self.holding.superseded.load(Ordering::Relaxed)
     }
 
     pub(super) fn hub_id(&self) -> &str {
@@ -139,6 +149,12 @@ impl Holding {
     }
 }
 
+/// One step of the start, within its limit.
+async fn within<T>(limit: Duration, step: impl Future<Output = Result<T, Fault>>) -> StoreResult<T> {
+    let done = timeout(limit, step).await.unwrap_or_else(|_elapsed| Err(Fault::too_slow()));
+    done.map_err(Fault::give_up)
+}
+
 /// The first connection, for which the database may still be starting.
 async fn connect(target: &Target) -> StoreResult<ClientWrapper> {
     let end = Instant::now() + START;
@@ -182,7 +198,9 @@ async fn holder(client: &ClientWrapper, part: Part) -> Result<String, Fault> {
     let (hub, host): (String, String) = (get(&row, 0)?, get(&row, 1)?);
     let since = UNIX_EPOCH + Duration::from_millis(unsigned(&row, 3)?);
     let since = humantime::format_rfc3339_seconds(since);
-    Ok(format!("hub {hub} on {host}, process {}, since {since}", get::<i64>(&row, 2)?))
+    // A terminal log alone does not know the id.
+    let hub = if hub.is_empty() { "a hub".to_owned() } else { format!("hub {hub}") };
+    Ok(format!("{hub} on {host}, process {}, since {since}", get::<i64>(&row, 2)?))
 }
 
 /// Raises the number, when no transaction that was begun under the old one is left.

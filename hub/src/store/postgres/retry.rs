@@ -164,7 +164,7 @@ pub(super) use retried;
 macro_rules! reading {
     ($database:expr, $patience:expr, |$connection:ident| $work:expr) => {
         $crate::store::postgres::retry::retried!($database, $patience, async {
-            let lent = $database.lend().await?;
+            let lent = $database.lend_for_reading().await?;
             let $connection = &*lent;
             let result = $work.await;
             lent.settle(result)

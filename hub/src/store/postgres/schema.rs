@@ -110,7 +110,11 @@ pub(super) async fn prepare(client: &ClientWrapper, part: Part) -> Result<(), Fa
 
 /// Brings a part up to this build's version, in one transaction: all of it or nothing.
 pub(super) async fn migrate(client: &ClientWrapper, part: Part) -> Result<(), Fault> {
-    client.batch_execute(&format!("BEGIN; SELECT pg_advisory_xact_lock({LOCKS}, {SCHEMA_LOCK})")).await?;
+    client
+        .batch_execute(&format!(
+            "BEGIN; SET LOCAL statement_timeout = 0; SELECT pg_advisory_xact_lock({LOCKS}, {SCHEMA_LOCK})"
+        ))
+        .await?;
     let found = version(client, part).await?;
     let migrations = part.migrations();
     for statements in &migrations[found..] {
