@@ -89,6 +89,7 @@ error_codes! {
     TooManyTasks,         "too_many_tasks",        429, ResourceExhausted,  "too many tasks wait for the node", "try again when some of them are over";
     TooManyStreams,       "too_many_streams",      429, ResourceExhausted,  "too many streams are open", "close some of them";
     Draining,             "draining",              503, Unavailable,        "the hub is shutting down", "try again in a moment";
+    HubSuperseded,        "hub_superseded",        503, Unavailable,        "another hub has taken over", "use the other hub; this one has ended";
     StoreUnavailable,     "store_unavailable",     503, Unavailable,        "the store did not answer", "try again; the hub's log has the cause under the error id";
     NotFound,             "not_found",             404, Unimplemented,      "no such page", "check the address";
     MethodNotAllowed,     "method_not_allowed",    405, Unimplemented,      "the method is not allowed here", "use one of the methods that the Allow header names";
@@ -143,6 +144,7 @@ impl ErrorCode {
         match self {
             Self::Config => 78,
             Self::AddressInUse
+            | Self::HubSuperseded
             | Self::StoreUnavailable
             | Self::Draining
             | Self::NodeTimeout

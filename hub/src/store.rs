@@ -349,6 +349,10 @@ pub trait Store: Send + Sync + 'static {
     async fn audit(&self, row: AuditRow) -> StoreResult<()>;
     /// Since when writing has been held up from outside, by the clock's monotonic time in milliseconds; `None`: it is not.
     fn held_up_since_ms(&self) -> Option<u64>;
+    /// True once another hub has taken it over: nothing can be written any more, and the hub has to end.
+    fn is_superseded(&self) -> bool {
+        false
+    }
     /// Commits what is under way and closes. Later calls answer [`StoreError::Closed`].
     async fn close(&self);
 }
@@ -448,6 +452,10 @@ pub trait TerminalLog: Send + Sync + 'static {
     fn total_bytes(&self) -> u64;
     /// Since when writing has been held up from outside, by the clock's monotonic time in milliseconds; `None`: it is not.
     fn held_up_since_ms(&self) -> Option<u64>;
+    /// True once another hub has taken it over: nothing can be written any more, and the hub has to end.
+    fn is_superseded(&self) -> bool {
+        false
+    }
     /// Commits what is under way and closes.
     async fn close(&self);
 }

@@ -133,6 +133,10 @@ impl TerminalLog for PostgresTerminalLog {
         self.database.health().held_up_since_ms()
     }
 
+    fn is_superseded(&self) -> bool {
+        self.database.is_superseded()
+    }
+
     async fn close(&self) {
         let sender = self.jobs.write().take();
         drop(sender);

@@ -121,6 +121,10 @@ impl Store for PostgresStore {
         self.database.health().held_up_since_ms()
     }
 
+    fn is_superseded(&self) -> bool {
+        self.database.is_superseded()
+    }
+
     async fn close(&self) {
         self.database.release().await;
     }

@@ -188,6 +188,10 @@ impl TerminalLog for RedisTerminalLog {
         self.shared.writes.failing_since_ms().into_iter().chain(self.shared.looks.failing_since_ms()).min()
     }
 
+    fn is_superseded(&self) -> bool {
+        self.shared.superseded.load(Ordering::Relaxed)
+    }
+
     async fn close(&self) {
         self.shared.closing.store(true, Ordering::Relaxed);
         let jobs = self.jobs.write().take();
