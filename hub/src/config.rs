@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::error::{ErrorCode, HubError};
 use crate::store::Retention;
 use crate::store::open::{self, Database, LogPlace};
+use crate::telemetry::traces;
 
 /// Options of `muster hub`.
 #[derive(Clone, Debug, clap::Args)]
@@ -93,6 +94,10 @@ pub struct HubConfig {
     #[arg(long, env = "MUSTER_DRAIN_TIMEOUT", value_name = "DURATION", default_value = "10s", value_parser = duration)]
     pub drain_timeout: Duration,
 
+    /// Collector that traces are sent to by OTLP over gRPC, such as http://127.0.0.1:4317; without it there are none
+    #[arg(long, env = "MUSTER_OTLP_ENDPOINT", value_name = "URL", hide_env_values = true)]
+    pub otlp_endpoint: Option<String>,
+
     /// What is logged: error, warn, info, debug, trace, or a filter such as "info,muster_hub::ingest=debug"
     #[arg(long, env = "MUSTER_LOG", value_name = "FILTER", default_value = "info")]
     pub log: String,
@@ -118,6 +123,7 @@ impl HubConfig {
         }
         self.database()?;
         self.terminal_log()?;
+        self.otlp_endpoint.as_deref().map_or(Ok(()), traces::check)?;
         if self.heartbeat_interval < Duration::from_millis(100) {
             return refuse(
                 "--heartbeat-interval is below 100ms: heartbeats would be most of the traffic".to_owned(),

@@ -33,6 +33,7 @@ use crate::store::{Store, TerminalLog};
 use crate::tasks::Tasks;
 use crate::tasks::book::Book;
 use crate::telemetry::filter::Switch;
+use crate::telemetry::traces::Traces;
 use crate::terminal::Terminal;
 use crate::terminal::views::Views;
 use crate::watch::Watch;
@@ -107,6 +108,7 @@ pub async fn run(
     let addresses = Addresses { grpc: local(&grpc_listener)?, http: local(&http_listener)? };
     let (hub, credential) = Hub::open(config, clock).await?;
     client_file::write(&hub.config.data_dir, addresses, &credential)?;
+    let traces = Traces::start(hub.config.otlp_endpoint.as_deref(), &hub.id)?;
     let weak = Arc::downgrade(&hub);
     let systemd = Systemd::start(move || standing(weak.upgrade().as_deref())).map_err(HubError::fault)?;
 
@@ -118,7 +120,7 @@ pub async fn run(
     servers.spawn(listen::serve(
         grpc_listener,
         PortKind::Grpc,
-        grpc::routes(&hub),
+        grpc::Traced(grpc::routes(&hub)),
         Limits::of(PortKind::Grpc),
         Arc::clone(&hub.metrics),
         closing.clone(),
@@ -147,7 +149,9 @@ pub async fn run(
     systemd.stopping();
     tracing::info!("draining");
     let deadline = hub.config.drain_timeout;
-    if tokio::time::timeout(deadline, drain(&hub, &servers, &tasks, &closing, &stop)).await.is_err() {
+    let drained = tokio::time::timeout(deadline, drain(&hub, &servers, &tasks, &closing, &stop)).await;
+    traces.finish().await;
+    if drained.is_err() {
         return Err(left_behind(&hub));
     }
     tracing::info!("stopped");

@@ -23,11 +23,13 @@ use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 
 pub use node_log::{NodeLog, Taken};
+use tracing::Instrument as _;
 
 use crate::error::{ErrorCode, HubError};
 use crate::fleet::{Event, FramesSeen, Node, Registry, Stats};
 use crate::metrics::Metrics;
 use crate::store::{FrameRun, Loss, StoreError, StoreResult, TerminalLog};
+use crate::telemetry::traces::SPANS;
 use crate::tasks::book::Book;
 
 /// Frames of one node that wait to be durable: enough for 20 ms of the fastest node, small beside the agent's spool.
@@ -333,7 +335,8 @@ impl Ingest {
     async fn append(&self, run: FrameRun) -> StoreResult<()> {
         let began = self.0.clock.monotonic();
         self.0.book.observe(&run).await?;
-        self.0.log.append(run).await?;
+        let span = tracing::debug_span!(target: SPANS, "log.append", frames = run.frames.len());
+        self.0.log.append(run).instrument(span).await?;
         let took = self.0.clock.monotonic().saturating_sub(began);
         self.0.metrics.log_append_seconds.observe(took.as_secs_f64());
         Ok(())

@@ -5,6 +5,7 @@ pub(crate) mod systemd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 
 use crate::error::HubError;
 
@@ -13,7 +14,7 @@ use crate::error::HubError;
 pub(crate) async fn to_the_end<T: Send + 'static>(
     act: impl Future<Output = Result<T, HubError>> + Send + 'static,
 ) -> Result<T, HubError> {
-    tokio::spawn(act).await.unwrap_or_else(|error| Err(HubError::fault(error)))
+    tokio::spawn(act.in_current_span()).await.unwrap_or_else(|error| Err(HubError::fault(error)))
 }
 
 /// A loop whose standing still means that the hub hangs. Only loops that wait for nothing outside of the process: a

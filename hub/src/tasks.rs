@@ -16,6 +16,8 @@ use uuid::Uuid;
 use self::book::Book;
 pub use self::commands::CommandAnswer;
 use self::commands::Requests;
+use tracing::Instrument as _;
+
 use crate::auth::{Action, Auth, Principal};
 use crate::error::{ErrorCode, HubError};
 use crate::fleet::{Command, Event, Node};
@@ -26,6 +28,7 @@ use crate::metrics::Metrics;
 use crate::store::{
     AuditRow, CreateTaskOutcome, IdempotencyKey, Store, StoreError, TaskFilter, TaskRow, TaskSpec, TaskStep,
 };
+use crate::telemetry::traces::SPANS;
 
 /// A queued task expires after this long unless it was asked otherwise: whoever waited for it has gone.
 pub const DEFAULT_QUEUE_TTL: Duration = Duration::from_secs(5 * 60);
@@ -159,7 +162,8 @@ impl Tasks {
     ) -> Result<Creation, HubError> {
         let inner = &self.0;
         let ttl = row.expires_at_unix_ms - row.created_at_unix_ms;
-        match inner.store.create_task(row.clone(), key, audit).await? {
+        let span = tracing::debug_span!(target: SPANS, "store.create_task", task = %row.id);
+        match inner.store.create_task(row.clone(), key, audit).instrument(span).await? {
             CreateTaskOutcome::Created => {
                 inner.metrics.tasks_created_total.inc();
                 let shared = Arc::new(row.clone());

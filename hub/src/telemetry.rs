@@ -1,18 +1,27 @@
 //! How the hub speaks to its operator: log lines, and panics among them.
 
 pub mod filter;
+pub(crate) mod traces;
 
 use std::backtrace::Backtrace;
 use std::io::IsTerminal as _;
 use std::panic::PanicHookInfo;
 
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::Filtered;
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
-use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::layer::{Layered, SubscriberExt as _};
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{Layer, Registry, reload};
 use uuid::Uuid;
 
 use crate::error::{ErrorCode, HubError};
+
+/// The process's log lines, with their filter.
+type Lines = Layered<
+    Filtered<Box<dyn Layer<Registry> + Send + Sync>, reload::Layer<EnvFilter, Registry>, Registry>,
+    Registry,
+>;
 
 /// What log lines look like.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -56,10 +65,11 @@ impl LogTarget {
 ///
 /// `filter` is a level (`info`) or directives (`info,muster_hub::ingest=debug`); [`filter::Switch`] changes it later. A
 /// second call changes nothing: the first program part that asks decides (tests start many hubs in one process).
+/// `traces`: a hub of this process will send its spans to a collector.
 ///
 /// # Errors
 /// [`ErrorCode::Config`] when the filter cannot be read.
-pub fn init(format: LogFormat, filter: &str, target: LogTarget) -> Result<(), HubError> {
+pub fn init(format: LogFormat, filter: &str, target: LogTarget, traces: bool) -> Result<(), HubError> {
     let parsed = filter::parse(filter).map_err(|what| HubError::new(ErrorCode::Config, what))?;
     let json = match format {
         LogFormat::Json => true,
@@ -73,7 +83,9 @@ pub fn init(format: LogFormat, filter: &str, target: LogTarget) -> Result<(), Hu
         Box::new(text.with_writer(target.writer()))
     };
     let (parsed, handle) = reload::Layer::new(parsed);
-    if tracing_subscriber::registry().with(lines.with_filter(parsed)).try_init().is_ok() {
+    let lines = tracing_subscriber::registry().with(lines.with_filter(parsed));
+    let started = if traces { lines.with(traces::layer()).try_init() } else { lines.try_init() };
+    if started.is_ok() {
         filter::install(handle, filter);
         let usual = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |panic| {

@@ -57,7 +57,8 @@ pub(crate) async fn run(args: HubArgs, clock: Clock) -> anyhow::Result<u8> {
         return Ok(exit::DONE);
     }
     let config = args.options.config;
-    telemetry::init(LogFormat::Auto, &config.log, LogTarget::Stdout).map_err(|error| failure(&error))?;
+    telemetry::init(LogFormat::Auto, &config.log, LogTarget::Stdout, config.otlp_endpoint.is_some())
+        .map_err(|error| failure(&error))?;
     let shutdown = CancellationToken::new();
     let data_dir = config.data_dir.clone();
     let (ready, serves) = oneshot::channel();

@@ -5,16 +5,19 @@ use std::net::{IpAddr, SocketAddr};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
-use axum::extract::{Request, State};
+use axum::extract::{MatchedPath, Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use futures_util::FutureExt as _;
 use http::header::{CACHE_CONTROL, HOST, HeaderName, HeaderValue, ORIGIN, X_CONTENT_TYPE_OPTIONS};
 use http::uri::Authority;
 use http::{HeaderMap, Method};
+use tracing::Instrument as _;
+use tracing::field::Empty;
 
 use crate::error::{ErrorCode, HubError, HubResult};
 use crate::metrics::Metrics;
+use crate::telemetry::traces::SPANS;
 
 /// What the guard knows.
 #[derive(Clone)]
@@ -50,15 +53,27 @@ impl Guard {
 
 /// Lets a request in or not, turns a panic into an answer, and counts what was answered.
 pub(super) async fn guard(State(guard): State<Guard>, request: Request, next: Next) -> Response {
+    let route = request.extensions().get::<MatchedPath>().map_or("(none)", MatchedPath::as_str);
+    let span = tracing::debug_span!(
+        target: SPANS,
+        "http",
+        otel.name = format!("{} {route}", request.method()),
+        otel.kind = "server",
+        code = Empty
+    );
     let mut response = match guard.check(&request) {
-        Ok(()) => AssertUnwindSafe(next.run(request)).catch_unwind().await.unwrap_or_else(|_panic| {
-            // The panic hook has logged the panic itself.
-            HubError::fault("a handler panicked").into_response()
-        }),
+        Ok(()) => AssertUnwindSafe(next.run(request).instrument(span.clone()))
+            .catch_unwind()
+            .await
+            .unwrap_or_else(|_panic| {
+                // The panic hook has logged the panic itself.
+                HubError::fault("a handler panicked").into_response()
+            }),
         Err(error) => error.into_response(),
     };
     let code = response.extensions().get::<ErrorCode>().map_or("ok", |code| code.as_str());
     guard.metrics.request("http", code);
+    span.record("code", code);
     harden(response.headers_mut());
     response
 }

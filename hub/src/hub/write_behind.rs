@@ -9,12 +9,14 @@ use std::time::Duration;
 
 use registry_core::Clock;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 
 use crate::error::HubError;
 use crate::fleet::{Node, Registry};
 use crate::mesh;
 use crate::metrics::Metrics;
 use crate::store::{Store, StoreError};
+use crate::telemetry::traces::SPANS;
 
 /// How often the latest state of nodes is written: half of what "at most a second behind" allows.
 const FLUSH_INTERVAL: Duration = Duration::from_millis(500);
@@ -116,7 +118,8 @@ impl WriteBehind {
 
     async fn write(&self, batch: &[Arc<Node>]) -> Result<(), StoreError> {
         let rows = batch.iter().map(|node| (node.id().clone(), mesh::live(node))).collect();
-        match self.store.save_live(rows).await {
+        let span = tracing::debug_span!(target: SPANS, "write_behind", nodes = batch.len());
+        match self.store.save_live(rows).instrument(span).await {
             Ok(()) => {
                 self.metrics.dirty_written_total.inc_by(batch.len() as u64);
                 Ok(())

@@ -12,6 +12,7 @@ use tokio::sync::watch;
 use crate::fleet::{Event, Registry};
 use crate::metrics::Metrics;
 use crate::store::{FrameRun, Store, StoreResult, TaskFilter, TaskRow, TaskStep};
+use crate::telemetry::traces;
 
 /// The tasks that are not over.
 pub struct Book {
@@ -201,6 +202,7 @@ impl Book {
         self.metrics.tasks_active.set(i64::try_from(count).unwrap_or(i64::MAX));
         if let Some(end) = row.end.as_ref().filter(|_| ended) {
             self.metrics.task_ended(end.outcome.as_str());
+            traces::task_ended(row);
         }
         if let Some(node) = self.registry.get(row.node.as_str()) {
             // As it is by now: of two steps that are told at once, the later one must be told last.
