@@ -11,6 +11,7 @@ mod docs;
 mod log;
 mod prints;
 mod service;
+mod start;
 mod traces;
 mod write_behind;
 
