@@ -1,6 +1,7 @@
 //! `muster db`: what an administrator does with a hub's databases.
 
 mod backup;
+mod transfer;
 
 use clap::{Args, Subcommand};
 
@@ -14,6 +15,9 @@ pub(crate) struct DbArgs {
 #[derive(Debug, Subcommand)]
 enum DbCommand {
     Backup(backup::BackupArgs),
+    Export(transfer::ExportArgs),
+    Import(transfer::ImportArgs),
+    Check(transfer::CheckArgs),
 }
 
 impl DbArgs {
@@ -21,6 +25,9 @@ impl DbArgs {
     pub(crate) fn wants_json(&self) -> bool {
         match &self.command {
             DbCommand::Backup(args) => args.output.is_json(),
+            DbCommand::Export(args) => args.output.is_json(),
+            DbCommand::Import(args) => args.output.is_json(),
+            DbCommand::Check(args) => args.output.is_json(),
         }
     }
 }
@@ -29,5 +36,8 @@ impl DbArgs {
 pub(crate) async fn run(args: DbArgs) -> anyhow::Result<u8> {
     match args.command {
         DbCommand::Backup(args) => backup::run(args).await,
+        DbCommand::Export(args) => Box::pin(transfer::export(args)).await,
+        DbCommand::Import(args) => Box::pin(transfer::import(args)).await,
+        DbCommand::Check(args) => transfer::check(&args),
     }
 }

@@ -312,17 +312,21 @@ impl Held {
         result.map_err(failed)
     }
 
-    /// Makes the table that says how far an import is, unless there is one; `first` is done with it. A file that has
-    /// something and no such table is whole: it was about to get its name.
+    /// Makes the table that says how far an import is, unless there is one; `first` is done before anything is in. A file
+    /// that has something and no such table is whole: it was about to get its name.
     async fn begin_progress(&mut self, first: &'static str, has_something: &'static str) -> StoreResult<()> {
         self.run(move |file| {
             let transaction = file.transaction()?;
             let is_whole: bool = transaction.query_row(has_something, [], |row| row.get(0))?;
-            if parts_done(&transaction)? == u32::MAX && !is_whole {
+            let parts = parts_done(&transaction)?;
+            let is_new = parts == u32::MAX && !is_whole;
+            if is_new {
                 transaction.execute_batch(&format!(
-                    "{first}; CREATE TABLE {PROGRESS} (parts INTEGER NOT NULL) STRICT;
-                     INSERT INTO {PROGRESS} VALUES (0)"
+                    "CREATE TABLE {PROGRESS} (parts INTEGER NOT NULL) STRICT; INSERT INTO {PROGRESS} VALUES (0)"
                 ))?;
+            }
+            if is_new || parts == 0 {
+                transaction.execute_batch(first)?;
             }
             transaction.commit()
         })

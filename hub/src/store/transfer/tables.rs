@@ -173,4 +173,27 @@ mod tests {
         assert_eq!(RECORDS[0].parse(&line), None, "another table's");
         assert_eq!(BOOTS.parse(b"[1,1,\"\",1,1]"), None, "a number is no text");
     }
+
+    #[test]
+    fn the_tables_are_those_of_the_schema() {
+        let file = rusqlite::Connection::open_in_memory().unwrap();
+        file.execute_batch(include_str!("../../../migrations/sqlite/records_1.sql")).unwrap();
+        let names = |query: &str| -> Vec<String> {
+            let mut statement = file.prepare(query).unwrap();
+            statement.query_map([], |row| row.get(0)).unwrap().collect::<Result<_, _>>().unwrap()
+        };
+        let mut ours: Vec<_> = RECORDS.iter().map(|table| table.name).collect();
+        ours.sort_unstable();
+        let all =
+            "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite_%' ORDER BY name";
+        assert_eq!(names(all), ours);
+        for table in &RECORDS {
+            let of = |key| {
+                format!("SELECT name FROM pragma_table_info('{}') WHERE pk > 0 OR NOT {key}", table.name)
+            };
+            let columns: Vec<_> = table.columns.iter().map(|column| column.name).collect();
+            assert_eq!(names(&of(false)), columns, "{}", table.name);
+            assert_eq!(names(&of(true)), columns[..table.keys], "the key of {}", table.name);
+        }
+    }
 }
