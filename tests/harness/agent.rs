@@ -21,6 +21,7 @@ pub struct TestAgent {
     /// The name of its files: two agents with one name still have folders and logs of their own.
     files: String,
     args: Vec<String>,
+    env: Vec<(String, String)>,
 }
 
 impl TestAgent {
@@ -37,6 +38,7 @@ impl TestAgent {
             name: name.to_owned(),
             files: format!("agent-{name}"),
             args: args.iter().map(|&arg| arg.to_owned()).collect(),
+            env: Vec::new(),
         };
         write_private(&agent.token_file(), token);
         agent
@@ -67,6 +69,7 @@ impl TestAgent {
             name: self.name.clone(),
             files: files.to_owned(),
             args: self.args.clone(),
+            env: self.env.clone(),
         };
         let done =
             std::process::Command::new("cp").arg("-a").arg(self.state_dir()).arg(copy.state_dir()).status();
@@ -75,13 +78,18 @@ impl TestAgent {
         copy
     }
 
+    /// Puts a variable into the environment of its next runs.
+    pub fn set_env(&mut self, name: &str, value: &str) {
+        self.env.push((name.to_owned(), value.to_owned()));
+    }
+
     /// Starts it, or starts it again from the same state folder.
     pub fn start(&mut self) {
         self.kill9();
         let mut command = self.home.muster(["agent", "--hub"]);
         command.arg(format!("http://{}", self.hub)).args(["--name", &self.name]);
         command.arg("--state-dir").arg(self.state_dir()).arg("--join-token-file").arg(self.token_file());
-        command.args(&self.args);
+        command.args(&self.args).envs(self.env.iter().map(|(name, value)| (name, value)));
         self.process = Some(Process::spawn(&self.files, command, &self.log_file()));
     }
 

@@ -30,6 +30,7 @@ pub struct TestHub {
     grpc: SocketAddr,
     http: SocketAddr,
     args: Vec<String>,
+    env: Vec<(String, String)>,
 }
 
 impl TestHub {
@@ -42,16 +43,28 @@ impl TestHub {
     /// A hub with further options that is ready.
     #[must_use]
     pub fn start_with(args: &[&str]) -> Self {
+        let mut hub = Self::new(args);
+        hub.restart();
+        hub
+    }
+
+    /// A hub with further options that does not run yet.
+    #[must_use]
+    pub fn new(args: &[&str]) -> Self {
         let loopback = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        let mut hub = Self {
+        Self {
             process: None,
             home: Arc::new(Home::new()),
             grpc: loopback(free_port()),
             http: loopback(free_port()),
             args: args.iter().map(|&arg| arg.to_owned()).collect(),
-        };
-        hub.restart();
-        hub
+            env: Vec::new(),
+        }
+    }
+
+    /// Puts a variable into the environment of its next runs.
+    pub fn set_env(&mut self, name: &str, value: &str) {
+        self.env.push((name.to_owned(), value.to_owned()));
     }
 
     /// Kills it with SIGKILL.
@@ -83,6 +96,7 @@ impl TestHub {
         let mut command = self.home.muster(["hub", "--data-dir"]);
         command.arg(self.data_dir()).args(["--grpc-listen", &self.grpc.to_string()]);
         command.args(["--http-listen", &self.http.to_string()]).args(&self.args);
+        command.envs(self.env.iter().map(|(name, value)| (name, value)));
         self.process = Some(Process::spawn("the hub", command, &self.home.join("hub.log")));
     }
 

@@ -7,6 +7,8 @@
 //! Muster     any other command of the binary, on pipes or on a real terminal
 //! Control    the hub's gRPC functions; Http: the same over HTTP; Events: a stream of server-sent events
 //! RawNode    an agent written by hand, for what a real one never does
+//! Scribe     one that writes all the time and remembers which frames were acked
+//! Ledger     what else was promised; Verdict: whether it was kept; Probe: what the unaffected felt meanwhile
 //! ```
 //!
 //! Nothing here waits for a fixed time and calls it proof: [`eventually`] asks again until the answer is there or a
@@ -18,9 +20,12 @@ pub mod control;
 pub mod home;
 pub mod http;
 pub mod hub;
+pub mod ledger;
 pub mod poll;
+pub mod probe;
 pub mod process;
 pub mod raw;
+pub mod scribe;
 pub mod terminal;
 
 pub use agent::TestAgent;
@@ -29,8 +34,11 @@ pub use control::{Control, error_code};
 pub use home::Home;
 pub use http::{Answer, Events, Http, ServerSent};
 pub use hub::TestHub;
+pub use ledger::{Ledger, Says, Verdict};
 pub use poll::{Deadline, PATIENCE, eventually, eventually_async};
+pub use probe::Probe;
 pub use raw::{RawNode, RawSession};
+pub use scribe::{Beats, Scribe, Written};
 pub use terminal::Terminal;
 
 /// Whether the long forms of the tests were asked for (`MUSTER_TEST_LONG=1`).

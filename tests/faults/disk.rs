@@ -1,0 +1,64 @@
+//! Disks that are full, broken or slow, under a hub that keeps everything in SQLite.
+
+use muster_tests::TestHub;
+
+use crate::shim::{self, Disk, SmallDisk};
+use crate::span;
+use crate::stage::{Backend, Stage, Unaffected, say};
+
+/// More than the load writes, so that it is the test that fills it.
+const DISK_BYTES: u64 = 256 << 20;
+/// What a sync takes on a disk that is slow.
+const SLOW_MS: u32 = 200;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_full_disk_holds_up_what_needs_it_and_nothing_else() {
+    let mut disk = None;
+    let prepare = |hub: &mut TestHub| disk = SmallDisk::mount(hub, DISK_BYTES);
+    let mut stage = Stage::start_with("disk full", Backend::Sqlite, prepare, |_| {}).await;
+    let Some(disk) = disk else {
+        return say("fault disk full: skipped, because this user may not mount a small file system");
+    };
+    stage.begin();
+    disk.fill();
+    stage.last(span(4, 20)).await;
+    disk.empty();
+    stage.end().await;
+    stage.judge(Unaffected::HeartbeatsAndOutput, false).await;
+}
+
+/// A stage whose hub's disk obeys; `None`, said in a line, without a C compiler.
+async fn on_a_disk_that_obeys(fault: &str) -> Option<Stage> {
+    let folder = tempfile::tempdir().unwrap();
+    let Some(library) = shim::build(folder.path()) else {
+        say(&format!("fault {fault}: skipped, because there is no C compiler"));
+        return None;
+    };
+    let mut stage =
+        Stage::start_with(fault, Backend::Sqlite, |hub| shim::preload(hub, &library), |_| {}).await;
+    let maps = std::fs::read_to_string(format!("/proc/{}/maps", stage.hub_pid())).unwrap();
+    assert!(maps.contains("shim.so"), "the hub's disk does not obey");
+    Some(stage)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn writes_that_fail_hold_up_what_needs_them_and_nothing_else() {
+    let Some(mut stage) = on_a_disk_that_obeys("write errors").await else { return };
+    stage.begin();
+    shim::set(&stage.hub, Disk::Broken);
+    stage.last(span(4, 20)).await;
+    shim::set(&stage.hub, Disk::Sound);
+    stage.end().await;
+    stage.judge(Unaffected::HeartbeatsAndOutput, false).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_slow_disk_delays_what_is_synced_and_nothing_else() {
+    let Some(mut stage) = on_a_disk_that_obeys("slow disk").await else { return };
+    stage.begin();
+    shim::set(&stage.hub, Disk::Slow(SLOW_MS));
+    stage.last(span(4, 30)).await;
+    shim::set(&stage.hub, Disk::Sound);
+    stage.end().await;
+    stage.judge(Unaffected::HeartbeatsAndOutput, false).await;
+}

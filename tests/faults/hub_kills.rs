@@ -1,0 +1,50 @@
+//! The hub is killed with SIGKILL, again and again, at any moment.
+
+use std::time::Duration;
+
+use muster_tests::{long_forms, random_below};
+use tokio::task::block_in_place;
+
+use crate::pass;
+use crate::stage::{Backend, Stage, Unaffected};
+
+/// Up to this long a hub lives before it is killed, in milliseconds: some are killed while they start to serve.
+const LIFE_MS: u64 = 900;
+
+async fn kill_the_hub(backend: Backend, rounds: u32) {
+    let mut stage = Stage::start(&format!("hub killed {rounds} times"), backend).await;
+    stage.begin();
+    for _ in 0..rounds {
+        pass(Duration::from_millis(random_below(LIFE_MS))).await;
+        block_in_place(|| {
+            stage.hub.kill9();
+            stage.hub.restart();
+        });
+    }
+    stage.end().await;
+    stage.judge(Unaffected::Nobody, false).await;
+}
+
+fn rounds(short: u32) -> u32 {
+    if long_forms() { 100 } else { short }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_hub_on_sqlite_that_is_killed_again_and_again_keeps_its_promises() {
+    kill_the_hub(Backend::Sqlite, rounds(5)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_hub_on_postgresql_that_is_killed_again_and_again_keeps_its_promises() {
+    kill_the_hub(Backend::Postgres, rounds(4)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_hub_on_postgresql_and_redis_that_is_killed_again_and_again_keeps_its_promises() {
+    kill_the_hub(Backend::PostgresRedis, rounds(4)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_hub_on_sqlite_and_redis_that_is_killed_again_and_again_keeps_its_promises() {
+    kill_the_hub(Backend::SqliteRedis, rounds(4)).await;
+}
