@@ -29,8 +29,8 @@ use crate::error::{ErrorCode, HubError};
 use crate::fleet::{Event, FramesSeen, Node, Registry, Stats};
 use crate::metrics::Metrics;
 use crate::store::{FrameRun, Loss, StoreError, StoreResult, TerminalLog};
-use crate::telemetry::traces::SPANS;
 use crate::tasks::book::Book;
+use crate::telemetry::traces::SPANS;
 
 /// Frames of one node that wait to be durable: enough for 20 ms of the fastest node, small beside the agent's spool.
 pub const PENDING_NODE_BYTES: usize = 8 << 20;

@@ -58,7 +58,20 @@ impl Bed for Server {
 }
 
 async fn open(redis: &Redis) -> RedisTerminalLog {
-    RedisTerminalLog::open(&redis.url(), HUB, Clock::system()).await.unwrap()
+    open_at(&redis.url()).await
+}
+
+/// Opens the log, once the server answers: on a busy machine that may take a moment.
+async fn open_at(url: &str) -> RedisTerminalLog {
+    within("a server that answers", async {
+        loop {
+            match RedisTerminalLog::open(url, HUB, Clock::system()).await {
+                Err(error) if error.is_transient() => tokio::time::sleep(PAUSE).await,
+                opened => return opened.unwrap(),
+            }
+        }
+    })
+    .await
 }
 
 /// Everything of a node, once the server answers.

@@ -12,7 +12,7 @@ use registry_core::Clock;
 
 use super::losses::append;
 use super::terminal::{node, output};
-use super::{HUB, all, within};
+use super::{HUB, all, open_at, within};
 
 const SECRET: &str = "hunter2";
 
@@ -30,7 +30,7 @@ fn assert_refused(error: &StoreError, words: &str) {
 
 /// Writes, reads, trims and erases.
 async fn assert_works(url: &str) {
-    let log = within("an answer", RedisTerminalLog::open(url, HUB, Clock::system())).await.unwrap();
+    let log = open_at(url).await;
     append(&log, "n", 1, (1..=200).map(|seq| output(seq, 2000)).collect()).await.unwrap();
     assert_eq!(all(&log, "n").await.frames.len(), 200);
     let few = Retention { node_bytes: 100_000, node_frames: 100, age_ms: u64::MAX, total_bytes: u64::MAX };

@@ -156,7 +156,8 @@ async fn a_follower_waits_for_an_agent_that_is_there_to_fill_the_hole() {
     known_to_be_lost(&world).await;
     let mut follower = world.read(ReadSince::Oldest, true).await;
     assert!(matches!(follower.next().await, Some(Ok(ReadItem::Start { recovered: false, .. }))));
-    assert!(futures_util::poll!(follower.next()).is_pending());
+    let told = tokio::time::timeout(Duration::from_millis(300), follower.next()).await;
+    assert!(told.is_err(), "{told:?}");
     agent.settle(&world).await;
     expect_frames(&mut follower, BOOT, 1..=100).await;
 }

@@ -16,7 +16,7 @@ use crate::store::{StoreError, StoreResult};
 
 /// How long a connection may take to stand, with the exchange of credentials. A server that is stopped takes connections
 /// and says nothing.
-const CONNECT_LIMIT: Duration = Duration::from_secs(2);
+const CONNECT_LIMIT: Duration = Duration::from_secs(3);
 
 /// How long an answer may take. A group of 4 MiB takes some milliseconds, a sync by a slow disk some hundred; a server that
 /// takes longer counts as out of reach, and what was asked is in doubt.
