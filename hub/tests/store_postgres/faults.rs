@@ -5,12 +5,15 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use muster_hub::store::postgres::{PostgresStore, PostgresTerminalLog};
-use muster_hub::store::{Store, StoreError, TaskRow, TaskSpec, TaskStep, TerminalLog, TokenRow};
+use muster_hub::store::{Retention, Store, StoreError, TaskRow, TaskSpec, TaskStep, TerminalLog, TokenRow};
 use muster_test_servers::Postgres;
 use registry_core::{Boot, Clock, Cursor, TaskEnd, TaskId, TaskOutcome, TaskState, UserId};
 
 use super::terminal::{node, output, run};
 use super::{Database, line, until};
+
+const KEEP_ALL: Retention =
+    Retention { node_bytes: u64::MAX, node_frames: u64::MAX, age_ms: u64::MAX, total_bytes: u64::MAX };
 
 /// Appends frame after frame of a node, each again until it is acked, up to this one.
 async fn append_up_to(log: Arc<PostgresTerminalLog>, name: String, last: u64) {
@@ -71,6 +74,8 @@ async fn a_server_that_stands_still_holds_nobody_for_ever() {
     let log = Arc::new(PostgresTerminalLog::open(&url, Clock::system()).await.unwrap());
     let store = PostgresStore::open(&url, Clock::system()).await.unwrap();
     log.append(run("n", 1, vec![output(1, 2000)])).await.unwrap();
+    // On a connection that is there, so that it is the answer that does not come.
+    store.audit(line("before")).await.unwrap();
     server.freeze();
     let writer = tokio::spawn(append_up_to(Arc::clone(&log), "n".into(), 5));
     let (saved, nodes) = tokio::join!(store.audit(line("while it stands still")), store.nodes_for(12));
@@ -84,7 +89,7 @@ async fn a_server_that_stands_still_holds_nobody_for_ever() {
     store.audit(line("afterwards")).await.unwrap();
     assert_eq!((log.held_up_since_ms(), store.held_up_since_ms()), (None, None));
     let said = "SELECT string_agg(action, ',' ORDER BY id) FROM muster.audit";
-    assert_eq!(server.sql("test_0", said), "afterwards", "what was given up on is not done later");
+    assert_eq!(server.sql("test_0", said), "before,afterwards", "what was given up on is not done later");
 }
 
 /// A read with an end.
@@ -114,6 +119,35 @@ async fn connections_that_were_ended_are_replaced() {
     store.audit(line("last")).await.unwrap();
     assert_eq!(database.sql("SELECT count(*), count(DISTINCT action) FROM muster.audit"), "41|41");
     assert_eq!(log.read(&node("n"), Cursor::START, 1000).await.unwrap().frames.len(), 5);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_leaves_takes_the_transaction_along() {
+    let database = Database::new();
+    let store = database.open().await;
+    store.audit(line("before")).await.unwrap();
+    let locked = tokio::task::spawn_blocking({
+        let database = Database { url: database.url.clone() };
+        move || database.sql("BEGIN; LOCK muster.audit IN SHARE MODE; SELECT pg_sleep(0.9); COMMIT")
+    });
+    let waits = "SELECT count(*) FROM pg_locks WHERE relation = 'muster.audit'::regclass AND NOT granted";
+    let asked = async {
+        let held =
+            "SELECT count(*) FROM pg_locks WHERE relation = 'muster.audit'::regclass AND mode = 'ShareLock'";
+        until("the table is locked", || database.sql(held) == "1").await;
+        store.audit(line("left")).await
+    };
+    tokio::select! {
+        _ = asked => panic!("the table was not locked"),
+        () = until("it waits", || database.sql(waits) == "1") => {}
+    }
+    // Nobody knows whether what was left is done; but nothing else may become a part of it.
+    locked.await.unwrap();
+    for n in 0..4 {
+        store.audit(line(&n.to_string())).await.unwrap();
+    }
+    let said = "SELECT string_agg(action, ',' ORDER BY id) FROM muster.audit";
+    assert_eq!(database.sql(said), "before,0,1,2,3");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -172,6 +206,35 @@ async fn writers_do_not_wait_behind_readers() {
     for reader in readers {
         assert_eq!(reader.await.unwrap().unwrap(), 0);
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reader_beside_a_trim_is_told_of_every_hole() {
+    let database = Database::new();
+    let log = Arc::new(database.open_log().await);
+    // A row a boot: a page takes a statement for each, and trimming goes on in between.
+    for boot in 1..=300 {
+        log.append(run("n", boot, vec![output(1, 10)])).await.unwrap();
+    }
+    let trimmer = tokio::spawn({
+        let log = Arc::clone(&log);
+        async move {
+            for left in (0..300).rev() {
+                let share = Retention { node_frames: left, ..KEEP_ALL };
+                log.trim(share, 0).await.unwrap();
+            }
+        }
+    });
+    let mut moved = 0;
+    while !trimmer.is_finished() {
+        let page = log.read(&node("n"), Cursor::START, usize::MAX).await.unwrap();
+        let seen: Vec<_> = page.frames.iter().map(|(boot, _)| boot.0).collect();
+        let first = page.oldest.map_or(301, |oldest| oldest.boot.0);
+        assert!(seen.iter().copied().eq(first..=300), "from {first}: {seen:?}");
+        moved += u32::from(first > 1);
+    }
+    trimmer.await.unwrap();
+    assert!(moved > 1, "nothing was trimmed while it was read");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
