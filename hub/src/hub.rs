@@ -29,7 +29,7 @@ use crate::listen::{self, Limits, PortKind};
 use crate::mesh::{self, Mesh};
 use crate::metrics::Metrics;
 use crate::store::open::{self, Backends};
-use crate::store::{Store, TerminalLog};
+use crate::store::{Store, StoreError, TerminalLog};
 use crate::tasks::Tasks;
 use crate::tasks::book::Book;
 use crate::telemetry::filter::Switch;
@@ -54,6 +54,9 @@ pub struct Addresses {
     /// For people and programs.
     pub http: SocketAddr,
 }
+
+/// Between two looks at whether another hub has taken over.
+const SUPERSEDED_LOOK: Duration = Duration::from_millis(250);
 
 /// Everything that a request may need. Translators hold it in an `Arc`.
 pub struct Hub {
@@ -145,7 +148,14 @@ pub async fn run(
         let _ = ready.send(addresses);
     }
 
-    shutdown.cancelled().await;
+    if shutdown.run_until_cancelled(superseded(&hub)).await.is_some() {
+        // Draining would wait for writes that cannot succeed; agents and programs look for the other hub at once.
+        systemd.stopping();
+        return Err(HubError::new(
+            ErrorCode::HubSuperseded,
+            "another hub has taken over the database of this one, which therefore ends; what was acknowledged is in there",
+        ));
+    }
     systemd.stopping();
     tracing::info!("draining");
     let deadline = hub.config.drain_timeout;
@@ -156,6 +166,13 @@ pub async fn run(
     }
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Waits until another hub has taken over what this one writes to.
+async fn superseded(hub: &Hub) {
+    while !hub.store.is_superseded() && !hub.log.is_superseded() {
+        tokio::time::sleep(SUPERSEDED_LOOK).await;
+    }
 }
 
 /// The report of what a drain could not write in its time.
@@ -222,7 +239,7 @@ impl Hub {
         let auth = Arc::new(auth);
         let (database, place) = (config.database()?, config.terminal_log()?);
         let Backends { store, log, hub_id: id } =
-            open::open(&config.data_dir, &database, &place, &clock).await?;
+            open::open(&config.data_dir, &database, &place, &clock).await.map_err(refusal)?;
         let metrics = Metrics::new();
         let registry = Arc::new(Registry::new(registry_config(&config)?, clock.clone()));
         for row in store.nodes().await? {
@@ -297,6 +314,14 @@ impl Hub {
         });
         upkeep::hook_metrics(&hub);
         Ok((hub, credential))
+    }
+}
+
+/// Why a hub does not start, for who started it: there is no caller from whom the cause has to be kept.
+fn refusal(error: StoreError) -> HubError {
+    match error {
+        StoreError::Unavailable(_) => HubError::new(ErrorCode::StoreUnavailable, error.to_string()),
+        other => other.into(),
     }
 }
 

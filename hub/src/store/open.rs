@@ -95,7 +95,9 @@ pub async fn open(
                 in_folder(data_dir, "muster.db", clock, |path, clock| SqliteStore::open(path, clock));
             Arc::new(opened.await?)
         }
-        Database::Postgres(url) => Arc::new(PostgresStore::open(url, clock.clone()).await?),
+        Database::Postgres(url) => {
+            Arc::new(PostgresStore::open(url, clock.clone()).await.map_err(|error| at(url, error))?)
+        }
     };
     let hub_id = store.hub_id().await?;
     let log = open_log(data_dir, database, log, &hub_id, clock).await;
@@ -116,9 +118,12 @@ async fn open_log(
     clock: &Clock,
 ) -> StoreResult<Arc<dyn TerminalLog>> {
     Ok(match (log, database) {
-        (LogPlace::Redis(url), _) => Arc::new(RedisTerminalLog::open(url, hub_id, clock.clone()).await?),
+        (LogPlace::Redis(url), _) => {
+            let opened = RedisTerminalLog::open(url, hub_id, clock.clone()).await;
+            Arc::new(opened.map_err(|error| at(url, error))?)
+        }
         (LogPlace::Database, Database::Postgres(url)) => {
-            Arc::new(PostgresTerminalLog::open(url, clock.clone()).await?)
+            Arc::new(PostgresTerminalLog::open(url, clock.clone()).await.map_err(|error| at(url, error))?)
         }
         (LogPlace::Sqlite, _) | (LogPlace::Database, Database::Sqlite) => {
             let opened =
@@ -126,6 +131,17 @@ async fn open_log(
             Arc::new(opened.await?)
         }
     })
+}
+
+/// Says of what cannot be reached where that is.
+fn at(url: &str, error: StoreError) -> StoreError {
+    match error {
+        StoreError::Unavailable(source) => {
+            let place = without_password(url);
+            StoreError::Unavailable(Arc::new(std::io::Error::other(format!("{place}: {source}"))))
+        }
+        other => other,
+    }
 }
 
 /// Opens a file of the data folder away from the threads that others wait for.
