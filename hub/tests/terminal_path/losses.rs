@@ -15,6 +15,15 @@ async fn world_on(redis: &Redis) -> World {
     world
 }
 
+/// One in which an agent's first frames are durable.
+async fn world_with_frames(redis: &Redis, count: u64) -> (World, Agent) {
+    let world = world_on(redis).await;
+    let mut agent = Agent::new(BOOT);
+    agent.write(&world, count);
+    agent.settle(&world).await;
+    (world, agent)
+}
+
 /// As much of an agent as frames need: what it still has, and a gap for what it has not.
 struct Agent {
     boot: Boot,
@@ -107,10 +116,7 @@ async fn what_the_agent_still_has_is_written_again_and_the_rest_is_a_gap() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_loss_is_told_at_once_although_nobody_is_there_to_fill_it() {
     let redis = Redis::start();
-    let world = world_on(&redis).await;
-    let mut agent = Agent::new(BOOT);
-    agent.write(&world, 100);
-    agent.settle(&world).await;
+    let (world, mut agent) = world_with_frames(&redis, 100).await;
     redis.cli(&["FLUSHALL"]);
     known_to_be_lost(&world).await;
     for (since, first) in [(ReadSince::Oldest, 1), (ReadSince::Cursor(Cursor::new(BOOT, 40)), 41)] {
@@ -165,10 +171,7 @@ async fn a_follower_waits_for_an_agent_that_is_there_to_fill_the_hole() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_earlier_boot_that_is_gone_ends_in_a_gap_before_the_next_one() {
     let redis = Redis::start();
-    let world = world_on(&redis).await;
-    let mut first = Agent::new(BOOT);
-    first.write(&world, 20);
-    first.settle(&world).await;
+    let (world, _first) = world_with_frames(&redis, 20).await;
     let next_boot = world.ingest.grant_boot(&world.node, Boot(1_001), [2; 16]).unwrap();
     let mut second = Agent::new(next_boot);
     second.write(&world, 10);
@@ -188,10 +191,7 @@ async fn an_earlier_boot_that_is_gone_ends_in_a_gap_before_the_next_one() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_run_that_ends_while_its_frames_are_lost_ends_in_a_gap() {
     let redis = Redis::start();
-    let world = world_on(&redis).await;
-    let mut agent = Agent::new(BOOT);
-    agent.write(&world, 20);
-    agent.settle(&world).await;
+    let (world, _agent) = world_with_frames(&redis, 20).await;
     redis.cli(&["FLUSHALL"]);
     known_to_be_lost(&world).await;
     world.ingest.grant_boot(&world.node, Boot(1_001), [2; 16]).unwrap();
@@ -204,10 +204,7 @@ async fn a_run_that_ends_while_its_frames_are_lost_ends_in_a_gap() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_answer_that_is_older_than_the_loss_makes_nothing_durable() {
     let redis = Redis::start();
-    let world = world_on(&redis).await;
-    let mut agent = Agent::new(BOOT);
-    agent.write(&world, 10);
-    agent.settle(&world).await;
+    let (world, mut agent) = world_with_frames(&redis, 10).await;
     world.ingest.flushed().await;
     world.door.answers.send_replace(false);
     agent.write(&world, 10);
