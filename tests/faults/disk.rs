@@ -3,8 +3,8 @@
 use muster_tests::TestHub;
 
 use crate::shim::{self, Disk, SmallDisk};
-use crate::span;
 use crate::stage::{Backend, Stage, Unaffected, say};
+use crate::{HELD_UP, span};
 
 /// More than the load writes, so that it is the test that fills it.
 const DISK_BYTES: u64 = 256 << 20;
@@ -21,9 +21,10 @@ async fn a_full_disk_holds_up_what_needs_it_and_nothing_else() {
     };
     stage.begin();
     disk.fill();
-    stage.last(span(4, 20)).await;
+    stage.last(span(5, 20)).await;
     disk.empty();
     stage.end().await;
+    assert!(stage.acked_share() < HELD_UP, "the disk was not full: {}", stage.acked_share());
     stage.judge(Unaffected::HeartbeatsAndOutput, false).await;
 }
 
@@ -46,9 +47,10 @@ async fn writes_that_fail_hold_up_what_needs_them_and_nothing_else() {
     let Some(mut stage) = on_a_disk_that_obeys("write errors").await else { return };
     stage.begin();
     shim::set(&stage.hub, Disk::Broken);
-    stage.last(span(4, 20)).await;
+    stage.last(span(5, 20)).await;
     shim::set(&stage.hub, Disk::Sound);
     stage.end().await;
+    assert!(stage.acked_share() < HELD_UP, "writes did not fail: {}", stage.acked_share());
     stage.judge(Unaffected::HeartbeatsAndOutput, false).await;
 }
 
@@ -56,9 +58,14 @@ async fn writes_that_fail_hold_up_what_needs_them_and_nothing_else() {
 async fn a_slow_disk_delays_what_is_synced_and_nothing_else() {
     let Some(mut stage) = on_a_disk_that_obeys("slow disk").await else { return };
     stage.begin();
+    let http = stage.hub.http();
+    let appends = async |what: &str| http.metric(&format!("muster_log_append_seconds_{what}")).await;
+    let (sum, count) = (appends("sum").await, appends("count").await);
     shim::set(&stage.hub, Disk::Slow(SLOW_MS));
-    stage.last(span(4, 30)).await;
+    stage.last(span(5, 30)).await;
     shim::set(&stage.hub, Disk::Sound);
+    let mean = (appends("sum").await - sum) / (appends("count").await - count);
+    assert!(mean * 1000.0 > f64::from(SLOW_MS) / 2.0, "the disk was not slow: {mean} s a commit");
     stage.end().await;
     stage.judge(Unaffected::HeartbeatsAndOutput, false).await;
 }

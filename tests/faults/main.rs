@@ -12,6 +12,7 @@ mod disk;
 mod frozen;
 mod hub_kills;
 mod load;
+mod registrations;
 mod servers;
 mod shim;
 mod stage;
@@ -19,6 +20,9 @@ mod stage;
 use std::time::Duration;
 
 use muster_tests::{Deadline, long_forms};
+
+/// Where less than this share of frames is acked, acks are held up: what was on its way may still be.
+const HELD_UP: f64 = 0.3;
 
 /// A length of time, or a larger one in the long forms.
 fn span(short_s: u64, long_s: u64) -> Duration {

@@ -9,7 +9,7 @@ async fn kill_postgresql(backend: Backend) {
     let mut stage = Stage::start("database killed", backend).await;
     stage.begin();
     block_in_place(|| stage.postgres.as_ref().unwrap().kill());
-    stage.last(span(2, 10)).await;
+    stage.last(span(4, 15)).await;
     block_in_place(|| stage.postgres.as_ref().unwrap().start_again());
     stage.end().await;
     stage.judge(Unaffected::HeartbeatsAndOutput, false).await;
@@ -30,7 +30,7 @@ async fn a_redis_that_is_killed_and_started_again_from_its_file_has_all_that_was
     let mut stage = Stage::start("terminal log killed", Backend::SqliteRedis).await;
     stage.begin();
     block_in_place(|| stage.redis.as_mut().unwrap().kill());
-    stage.last(span(2, 10)).await;
+    stage.last(span(4, 15)).await;
     block_in_place(|| stage.redis.as_mut().unwrap().start_again());
     stage.end().await;
     stage.judge(Unaffected::HeartbeatsAndOutput, false).await;
@@ -40,7 +40,7 @@ async fn a_redis_that_is_killed_and_started_again_from_its_file_has_all_that_was
 async fn a_redis_that_comes_back_empty_is_filled_again_and_what_is_gone_is_told() {
     let mut stage = Stage::start("terminal log emptied", Backend::SqliteRedis).await;
     // Longer than agents have to keep what was acked, so that something is gone for good.
-    stage.last(span(4, 10)).await;
+    stage.last(span(4, 20)).await;
     stage.begin();
     block_in_place(|| {
         let redis = stage.redis.as_mut().unwrap();

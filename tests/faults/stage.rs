@@ -19,8 +19,9 @@ use crate::{pass, span};
 /// Real agents that run commands, and scribes.
 const AGENTS: [&str; 2] = ["web-1", "web-2"];
 const SCRIBES: [&str; 4] = ["scribe-1", "scribe-2", "scribe-3", "scribe-4"];
-/// Nothing that does without the failed part may stand still for longer: far above what a busy machine takes.
-const STANDSTILL: Duration = Duration::from_secs(6);
+/// Nothing that does without the failed part may stand still for longer: a hundred times what a busy machine takes, and
+/// shorter than any fault that has to be survived.
+const STANDSTILL: Duration = Duration::from_secs(3);
 /// The goals: how much slower the unaffected may be during a fault, and how long recovery may take.
 const SLOWER: f64 = 1.5;
 const RECOVERY: Duration = Duration::from_secs(10);
@@ -59,6 +60,8 @@ pub(crate) struct Stage {
     before: (Duration, Duration),
     during: (Duration, Duration),
     recovery: Duration,
+    /// Frames that were made and that were acked when the fault began, and when it ended.
+    counted: [(u64, u64); 2],
     /// One fault at a time: two would measure each other.
     _alone: MutexGuard<'static, ()>,
 }
@@ -132,6 +135,7 @@ impl Stage {
             before: Default::default(),
             during: Default::default(),
             recovery: Duration::ZERO,
+            counted: Default::default(),
             _alone: alone,
         };
         stage.all_move().await;
@@ -149,11 +153,24 @@ impl Stage {
     /// The fault begins now.
     pub(crate) fn begin(&mut self) {
         self.during.0 = self.probe.now();
+        self.counted[0] = self.count();
+    }
+
+    /// Acks that came while the fault lasted, as a share of the frames that were made: did the fault hold them up at all?
+    pub(crate) fn acked_share(&self) -> f64 {
+        let [(made, acked), (made_then, acked_then)] = self.counted;
+        (acked_then - acked) as f64 / (made_then - made).max(1) as f64
+    }
+
+    fn count(&self) -> (u64, u64) {
+        let progress = self.scribes.iter().map(Scribe::progress);
+        progress.fold((0, 0), |(made, acked), one| (made + one.0, acked + one.1))
     }
 
     /// The fault is over now. Waits until nothing that came about during it waits any more.
     pub(crate) async fn end(&mut self) {
         self.during.1 = self.probe.now();
+        self.counted[1] = self.count();
         let made: Vec<_> = self.scribes.iter().map(|scribe| scribe.progress().0).collect();
         let counted = self.ledger.counts();
         let recovering = Deadline::after(PATIENCE);
@@ -234,8 +251,10 @@ impl Stage {
     }
 
     fn line(&self, verdict: &Verdict, unaffected: Unaffected, windows: &[(Window, Window); 2]) -> String {
-        let recovery = self.recovery.as_secs_f64();
-        let mut line = format!("fault {}: {}; recovery {recovery:.1} s", self.name, verdict.line());
+        let (recovery, share) = (self.recovery.as_secs_f64(), self.acked_share() * 100.0);
+        let verdict = verdict.line();
+        let mut line =
+            format!("fault {}: {verdict}; acked during it {share:.0} %; recovery {recovery:.1} s", self.name);
         let mut goals = vec![("recovery", self.recovery <= RECOVERY)];
         for (what, (before, during)) in ["heartbeat", "live"].into_iter().zip(windows) {
             let ms = |time: Duration| time.as_secs_f64() * 1000.0;
