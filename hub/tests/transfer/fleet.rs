@@ -91,7 +91,7 @@ fn write_records(path: &Path, size: Size) {
 fn write_task(all: &Connection, node: &NodeId, number: u64) {
     let id: [u8; 16] =
         (u128::from(number).wrapping_mul(0x9E37_79B9_7F4A_7C15_F39C_C060_5CED_C835)).to_be_bytes();
-    let ended = number % 3 > 0;
+    let ended = !number.is_multiple_of(3);
     let reason = ended.then(|| format!("line {number}\nand \"more\" \\ é 🙂"));
     let statement = "INSERT INTO tasks VALUES (?1, ?2, '{\"argv\":[\"true\"]}', ?3, ?4, ?5, ?6, ?7, ?8, 'admin', 1, 2, 3, 4, ?9,
         5, ?10, ?11, NULL, NULL, 7, ?12)";
@@ -105,12 +105,12 @@ fn write_task(all: &Connection, node: &NodeId, number: u64) {
         reason,
         ended.then_some(i64::MAX),
         i64::from(ended),
-        (number % 2 == 0).then_some(i64::MIN),
-        (number % 2 == 0).then_some(-1),
+        number.is_multiple_of(2).then_some(i64::MIN),
+        number.is_multiple_of(2).then_some(-1),
         number.cast_signed(),
     ];
     all.execute(statement, row).unwrap();
-    if number % 4 == 0 {
+    if number.is_multiple_of(4) {
         let key = params![format!("s{}", number % 3), format!("key {number} ä"), [1_u8; 32], id, 9];
         all.execute("INSERT INTO idempotency VALUES (?1, ?2, ?3, ?4, ?5)", key).unwrap();
     }
