@@ -6,7 +6,8 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::commands::{
-    agent, attach, completions, db, demo, exec, hub, hub_log, hub_ready, logs, nodes, search, strip, tasks, token,
+    agent, attach, completions, db, demo, exec, hub, hub_log, hub_ready, logs, nodes, search, strip, tasks,
+    token,
 };
 
 const EXIT_CODES: &str = "\

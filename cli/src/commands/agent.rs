@@ -37,7 +37,8 @@ pub(crate) struct AgentArgs {
 
 /// Runs until a signal comes, or until going on makes no sense.
 pub(crate) async fn run(args: AgentArgs, clock: Clock) -> anyhow::Result<u8> {
-    telemetry::init(LogFormat::Auto, &args.log, LogTarget::Stdout, false).map_err(|error| hub::failure(&error))?;
+    telemetry::init(LogFormat::Auto, &args.log, LogTarget::Stdout, false)
+        .map_err(|error| hub::failure(&error))?;
     let shutdown = CancellationToken::new();
     let serving = muster_agent::run(args.config, clock, shutdown.clone());
     match signals::serve(Box::pin(serving), &shutdown).await? {

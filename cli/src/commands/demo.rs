@@ -69,7 +69,8 @@ struct HubLine {
 
 /// Runs the demo until it is told to stop.
 pub(crate) async fn run(args: DemoArgs, clock: Clock) -> anyhow::Result<u8> {
-    telemetry::init(LogFormat::Auto, &args.log, LogTarget::Stderr, false).map_err(|error| hub::failure(&error))?;
+    telemetry::init(LogFormat::Auto, &args.log, LogTarget::Stderr, false)
+        .map_err(|error| hub::failure(&error))?;
     let mut interrupts = Interrupts::listen()?;
     let temporary = match args.data_dir {
         Some(_) => None,
