@@ -6,7 +6,7 @@ use muster_tests::{long_forms, random_below};
 use tokio::task::block_in_place;
 
 use crate::pass;
-use crate::stage::{Backend, Stage, Unaffected};
+use crate::stage::{Acks, Backend, Stage, Unaffected};
 
 fn rounds() -> u32 {
     if long_forms() { 20 } else { 3 }
@@ -25,7 +25,7 @@ async fn an_agent_that_is_killed_loses_its_commands_and_nothing_runs_twice() {
         stage.hub.online("web-1").await;
     }
     stage.end().await;
-    stage.judge(Unaffected::HeartbeatsAndOutput, false).await;
+    stage.judge(Unaffected::HeartbeatsAndOutput, Acks::Stand).await;
 }
 
 async fn kill_both(backend: Backend) {
@@ -42,7 +42,7 @@ async fn kill_both(backend: Backend) {
         stage.hub.online("web-1").await;
     }
     stage.end().await;
-    stage.judge(Unaffected::Nobody, false).await;
+    stage.judge(Unaffected::Nobody, Acks::Stand).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

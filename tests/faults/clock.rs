@@ -4,7 +4,7 @@ use tokio::task::block_in_place;
 
 use crate::shim;
 use crate::span;
-use crate::stage::{Backend, Stage, Unaffected, say};
+use crate::stage::{Acks, Backend, Stage, Unaffected, say};
 
 const HOUR_S: i64 = 3600;
 
@@ -33,7 +33,7 @@ async fn clocks_that_are_set_forth_and_back_by_an_hour_change_nothing() {
     shim::set_clock(&of_hub, 0);
     shim::set_clock(&of_agents, 0);
     stage.end().await;
-    stage.judge(Unaffected::HeartbeatsAndOutput, false).await;
+    stage.judge(Unaffected::HeartbeatsAndOutput, Acks::Stand).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -63,5 +63,5 @@ async fn a_hub_and_an_agent_that_start_again_an_hour_earlier_keep_their_promises
     stage.last(span(1, 5)).await;
     shim::set_clock(&clock, 0);
     stage.end().await;
-    stage.judge(Unaffected::Nobody, false).await;
+    stage.judge(Unaffected::Nobody, Acks::Stand).await;
 }

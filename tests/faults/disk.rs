@@ -1,10 +1,13 @@
 //! Disks that are full, broken or slow, under a hub that keeps everything in SQLite.
 
-use muster_tests::TestHub;
+use std::time::Duration;
+
+use muster_tests::{TestHub, long_forms, random_below};
+use tokio::task::block_in_place;
 
 use crate::shim::{self, Disk, SmallDisk};
-use crate::stage::{Backend, Stage, Unaffected, say};
-use crate::{HELD_UP, span};
+use crate::stage::{Acks, Backend, Stage, Unaffected, say};
+use crate::{HELD_UP, pass, span};
 
 /// More than the load writes, so that it is the test that fills it.
 const DISK_BYTES: u64 = 256 << 20;
@@ -25,7 +28,7 @@ async fn a_full_disk_holds_up_what_needs_it_and_nothing_else() {
     disk.empty();
     stage.end().await;
     assert!(stage.acked_share() < HELD_UP, "the disk was not full: {}", stage.acked_share());
-    stage.judge(Unaffected::HeartbeatsAndOutput, false).await;
+    stage.judge(Unaffected::HeartbeatsAndOutput, Acks::Stand).await;
 }
 
 /// A stage whose hub's disk obeys; `None`, said in a line, without a C compiler.
@@ -51,7 +54,7 @@ async fn writes_that_fail_hold_up_what_needs_them_and_nothing_else() {
     shim::set(&stage.hub, Disk::Sound);
     stage.end().await;
     assert!(stage.acked_share() < HELD_UP, "writes did not fail: {}", stage.acked_share());
-    stage.judge(Unaffected::HeartbeatsAndOutput, false).await;
+    stage.judge(Unaffected::HeartbeatsAndOutput, Acks::Stand).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -67,5 +70,28 @@ async fn a_slow_disk_delays_what_is_synced_and_nothing_else() {
     let mean = (appends("sum").await - sum) / (appends("count").await - count);
     assert!(mean * 1000.0 > f64::from(SLOW_MS) / 2.0, "the disk was not slow: {mean} s a commit");
     stage.end().await;
-    stage.judge(Unaffected::HeartbeatsAndOutput, false).await;
+    stage.judge(Unaffected::HeartbeatsAndOutput, Acks::Stand).await;
+}
+
+/// On a slow disk a hub dies between any two of a command's commits: given to its agent and not known to have started.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_hub_on_a_slow_disk_that_is_killed_again_and_again_runs_nothing_twice() {
+    let rounds = if long_forms() { 30 } else { 5 };
+    let Some(mut stage) = on_a_disk_that_obeys(&format!("hub on a slow disk killed {rounds} times")).await
+    else {
+        return;
+    };
+    stage.begin();
+    shim::set(&stage.hub, Disk::Slow(SLOW_MS));
+    for _ in 0..rounds {
+        pass(Duration::from_millis(u64::from(SLOW_MS) + random_below(4 * u64::from(SLOW_MS)))).await;
+        block_in_place(|| {
+            stage.hub.kill9();
+            stage.hub.restart();
+        });
+        stage.hub.online("web-1").await;
+    }
+    shim::set(&stage.hub, Disk::Sound);
+    stage.end().await;
+    stage.judge(Unaffected::Nobody, Acks::Stand).await;
 }

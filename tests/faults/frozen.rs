@@ -1,6 +1,6 @@
 //! A database that stands still: connections stay, nothing answers.
 
-use crate::stage::{Backend, Stage, Unaffected};
+use crate::stage::{Acks, Backend, Stage, Unaffected};
 use crate::{HELD_UP, span};
 
 /// Returns the share of frames that were acked while it was frozen.
@@ -12,7 +12,7 @@ async fn freeze_postgresql(backend: Backend) -> f64 {
     stage.postgres.as_ref().unwrap().thaw();
     stage.end().await;
     let share = stage.acked_share();
-    stage.judge(Unaffected::HeartbeatsAndOutput, false).await;
+    stage.judge(Unaffected::HeartbeatsAndOutput, Acks::Stand).await;
     share
 }
 
@@ -37,5 +37,5 @@ async fn a_frozen_redis_holds_up_acks_and_nothing_else() {
     stage.redis.as_ref().unwrap().thaw();
     stage.end().await;
     assert!(stage.acked_share() < HELD_UP, "the log was not held up: {}", stage.acked_share());
-    stage.judge(Unaffected::HeartbeatsAndOutput, false).await;
+    stage.judge(Unaffected::HeartbeatsAndOutput, Acks::Stand).await;
 }

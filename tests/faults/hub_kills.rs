@@ -6,7 +6,7 @@ use muster_tests::{long_forms, random_below};
 use tokio::task::block_in_place;
 
 use crate::pass;
-use crate::stage::{Backend, Stage, Unaffected};
+use crate::stage::{Acks, Backend, Stage, Unaffected};
 
 /// Up to this long a hub lives before it is killed, in milliseconds: some are killed while they start to serve.
 const LIFE_MS: u64 = 900;
@@ -22,7 +22,7 @@ async fn kill_the_hub(backend: Backend, rounds: u32) {
         });
     }
     stage.end().await;
-    stage.judge(Unaffected::Nobody, false).await;
+    stage.judge(Unaffected::Nobody, Acks::Stand).await;
 }
 
 fn rounds(short: u32) -> u32 {

@@ -3,7 +3,7 @@
 use tokio::task::block_in_place;
 
 use crate::span;
-use crate::stage::{Backend, Stage, Unaffected};
+use crate::stage::{Acks, Backend, Stage, Unaffected};
 
 async fn kill_postgresql(backend: Backend) {
     let mut stage = Stage::start("database killed", backend).await;
@@ -12,7 +12,7 @@ async fn kill_postgresql(backend: Backend) {
     stage.last(span(4, 15)).await;
     block_in_place(|| stage.postgres.as_ref().unwrap().start_again());
     stage.end().await;
-    stage.judge(Unaffected::HeartbeatsAndOutput, false).await;
+    stage.judge(Unaffected::HeartbeatsAndOutput, Acks::Stand).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -33,7 +33,7 @@ async fn a_redis_that_is_killed_and_started_again_from_its_file_has_all_that_was
     stage.last(span(4, 15)).await;
     block_in_place(|| stage.redis.as_mut().unwrap().start_again());
     stage.end().await;
-    stage.judge(Unaffected::HeartbeatsAndOutput, false).await;
+    stage.judge(Unaffected::HeartbeatsAndOutput, Acks::MayBeRefilled).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -50,6 +50,6 @@ async fn a_redis_that_comes_back_empty_is_filled_again_and_what_is_gone_is_told(
     stage.last(span(1, 5)).await;
     block_in_place(|| stage.redis.as_mut().unwrap().start_again());
     stage.end().await;
-    let verdict = stage.judge(Unaffected::HeartbeatsAndOutput, true).await;
+    let verdict = stage.judge(Unaffected::HeartbeatsAndOutput, Acks::MayBeTold).await;
     assert!(verdict.told_frames > 0, "nothing was gone, so nothing was tested: {}", verdict.line());
 }

@@ -46,6 +46,17 @@ pub(crate) enum Unaffected {
     Nobody,
 }
 
+/// What was promised of acked frames.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Acks {
+    /// Acked is durable, and no agent is asked for it again.
+    Stand,
+    /// As far as the store's own policy goes: what it lost is asked for again, and agents still have it.
+    MayBeRefilled,
+    /// The store lost everything: what agents still have is there again, the rest is told as a gap.
+    MayBeTold,
+}
+
 pub(crate) struct Stage {
     name: String,
     load: Load,
@@ -203,8 +214,7 @@ impl Stage {
     }
 
     /// Ends the load, reads everything back, says the verdict in a line and fails unless every promise was kept.
-    /// `may_tell`: acked frames may be gone where a gap says so.
-    pub(crate) async fn judge(mut self, unaffected: Unaffected, may_tell: bool) -> Verdict {
+    pub(crate) async fn judge(mut self, unaffected: Unaffected, acks: Acks) -> Verdict {
         self.load.stop().await;
         self.scribes.iter().for_each(Scribe::fall_silent);
         eventually_async("every frame is acked", async || {
@@ -229,7 +239,8 @@ impl Stage {
         });
         say(&self.line(&verdict, unaffected, &windows));
         assert!(verdict.is_kept(), "{}: {}; {}", self.name, verdict.line(), verdict.complaints());
-        assert!(may_tell || verdict.told_frames == 0, "{}: {}", self.name, verdict.line());
+        assert!(acks != Acks::Stand || verdict.taken_back == 0, "{}: {}", self.name, verdict.line());
+        assert!(acks == Acks::MayBeTold || verdict.told_frames == 0, "{}: {}", self.name, verdict.line());
         assert!(verdict.frames > 0 && verdict.tasks > 0 && verdict.tokens > 0, "{}", verdict.line());
         if unaffected == Unaffected::HeartbeatsAndOutput {
             for (what, (_, during)) in ["heartbeats", "live output"].iter().zip(windows) {

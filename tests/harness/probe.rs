@@ -178,18 +178,18 @@ impl Follower {
         match &frame.kind {
             Some(Kind::Gap(_)) => {}
             _ if frame.seq != expected => {
-                self.blame(format!("a reader was shown {boot}:{} where {expected} comes next", frame.seq));
+                self.blame(&format!("a reader was shown {boot}:{} where {expected} comes next", frame.seq));
             }
             Some(Kind::Output(output)) => match self.scribe.age_of(boot, frame.seq, &output.data) {
                 Some(age) => self.samples.add(self.clock.monotonic(), age),
-                None => self.blame(format!("a reader was shown other bytes at {boot}:{}", frame.seq)),
+                None => self.blame(&format!("a reader was shown other bytes at {boot}:{}", frame.seq)),
             },
             _ => {}
         }
         self.seen = pb::Cursor { boot, seq: last };
     }
 
-    fn blame(&self, what: String) {
+    fn blame(&self, what: &str) {
         self.violations.lock().expect("no one panics").push(format!("{}: {what}", self.scribe.node_id()));
     }
 }

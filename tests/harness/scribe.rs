@@ -55,6 +55,8 @@ pub struct Written {
     pub frames: Vec<Bytes>,
     /// The highest number that was ever acked.
     pub acked: u64,
+    /// How often a hub asked for a frame that it had acked.
+    pub taken_back: u64,
     /// The gaps that it had to state, first and last number: asked for frames that it need not keep any more.
     pub gaps: Vec<(u64, u64)>,
     /// What a hub did that it may not do.
@@ -283,8 +285,8 @@ impl Shared {
                     Some(_) => {}
                 },
                 message = upload.message() => match message?.and_then(|message| message.message) {
-                    Some(upload_down::Message::Start(start)) => next = start.next.map(|cursor| cursor.seq),
-                    Some(upload_down::Message::Rewind(rewind)) => next = rewind.next.map(|cursor| cursor.seq),
+                    Some(upload_down::Message::Start(start)) => next = self.asked_for(start.next),
+                    Some(upload_down::Message::Rewind(rewind)) => next = self.asked_for(rewind.next),
                     Some(upload_down::Message::Ack(ack)) => self.acked(ack.through.map_or(0, |cursor| cursor.seq)),
                     None => return Ok(()),
                 },
@@ -312,6 +314,16 @@ impl Shared {
             Err(mpsc::error::TrySendError::Closed(_)) => Err(Status::unavailable("the session is gone")),
             _ => Ok(()),
         }
+    }
+
+    /// A hub wants frames from this one on. One that it acked is durable, and need not be sent again.
+    fn asked_for(&self, next: Option<pb::Cursor>) -> Option<u64> {
+        let next = next?.seq;
+        let mut state = self.state();
+        if next <= state.written.acked {
+            state.written.taken_back += 1;
+        }
+        Some(next)
     }
 
     fn acked(&self, through: u64) {

@@ -25,6 +25,8 @@ pub struct Verdict {
     pub lost_frames: u64,
     /// Acked frames that are gone and whose place says so.
     pub told_frames: u64,
+    /// How often a hub asked again for what it had acked: agents may still have it, and then nothing is gone.
+    pub taken_back: u64,
     /// Tasks that were answered.
     pub tasks: u64,
     /// Those of them that nobody knows any more.
@@ -97,9 +99,11 @@ impl Verdict {
     /// What was promised and what of it is missing, in a line.
     #[must_use]
     pub fn line(&self) -> String {
-        let told = match self.told_frames {
-            0 => String::new(),
-            told => format!(" ({told} acked frames are gone and told as gaps)"),
+        let told = match (self.taken_back, self.told_frames) {
+            (0, 0) => String::new(),
+            (back, told) => {
+                format!(" (acks taken back {back} times, {told} acked frames gone and told as gaps)")
+            }
         };
         format!(
             "acked {} frames, {} tasks, {} tokens and nodes; lost {}/{}/{}{told}; {} commands ran, twice {}",
@@ -155,6 +159,7 @@ impl Verdict {
     fn compare_scribe(&mut self, written: &Written, frames: &[(u64, pb::Frame)]) {
         self.violations.extend(written.violations.iter().map(|what| format!("{}: {what}", written.node_id)));
         self.frames += written.acked;
+        self.taken_back += written.taken_back;
         let logs = self.by_boot(&written.node_id, frames);
         let nothing = BootLog::default();
         let log = logs.get(&written.boot).unwrap_or(&nothing);
