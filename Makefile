@@ -2,7 +2,7 @@
 
 CARGO ?= cargo
 
-.PHONY: help demo test lint doc bench fuzz tsan neon clean
+.PHONY: help demo test faults lint doc bench fuzz tsan neon clean
 
 help: ## This list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
@@ -12,6 +12,11 @@ demo: ## A hub and one real agent on this machine, a first command, and what to 
 
 test: ## Everything that must be true: lints, unit and property tests, whole-system tests
 	./scripts/test.sh
+
+faults: ## Every fault at full length, about half an hour: a ledger's verdict on each, and which goals were met
+	./scripts/servers.sh
+	$(CARGO) build --bin muster
+	MUSTER_TEST_LONG=1 $(CARGO) test --package muster-tests --test faults -- --test-threads=1
 
 lint: ## Formatting, clippy, and the docs' links
 	$(CARGO) fmt --all --check
