@@ -217,3 +217,23 @@ impl From<StoreError> for TransferError {
 fn schemas() -> (u32, u32) {
     super::postgres::transfer::schemas()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    #[test]
+    fn a_full_disk_is_told_as_such_whoever_says_so() {
+        let code = rusqlite::ffi::Error { code: rusqlite::ErrorCode::DiskFull, extended_code: 13 };
+        let said = "database or disk is full".to_owned();
+        let sqlite = StoreError::Failed(Arc::new(rusqlite::Error::SqliteFailure(code, Some(said))));
+        let system = io::Error::from(io::ErrorKind::StorageFull);
+        for error in [TransferError::from(sqlite), TransferError::io(Path::new("/dump/x"), system)] {
+            assert_eq!((error.code(), error.exit_code()), ("disk_full", 74), "{error}");
+            assert!(error.to_string().contains("make room and run the command again"), "{error}");
+        }
+        assert_eq!(TransferError::from(StoreError::Closed).exit_code(), 69);
+    }
+}
