@@ -89,7 +89,7 @@ async fn a_hub_on_a_slow_disk_that_is_killed_again_and_again_runs_nothing_twice(
             stage.hub.kill9();
             stage.hub.restart();
         });
-        stage.hub.online("web-1").await;
+        stage.agents_online().await;
     }
     shim::set(&stage.hub, Disk::Sound);
     stage.end().await;

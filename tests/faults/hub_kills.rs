@@ -10,16 +10,22 @@ use crate::stage::{Acks, Backend, Stage, Unaffected};
 
 /// Up to this long a hub lives before it is killed, in milliseconds: some are killed while they start to serve.
 const LIFE_MS: u64 = 900;
+/// Every so many kills the agents are waited for: after many short sessions they come back later and later, and a hub that
+/// is killed without them has less to lose.
+const WAIT_EACH: u32 = 10;
 
 async fn kill_the_hub(backend: Backend, rounds: u32) {
     let mut stage = Stage::start(&format!("hub killed {rounds} times"), backend).await;
     stage.begin();
-    for _ in 0..rounds {
+    for round in 1..=rounds {
         pass(Duration::from_millis(random_below(LIFE_MS))).await;
         block_in_place(|| {
             stage.hub.kill9();
             stage.hub.restart();
         });
+        if round % WAIT_EACH == 0 {
+            stage.agents_online().await;
+        }
     }
     stage.end().await;
     stage.judge(Unaffected::Nobody, Acks::Stand).await;

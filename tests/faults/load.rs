@@ -61,7 +61,8 @@ impl Load {
             client.talk(node).await;
         }
         let running = vec![
-            tokio::spawn(client.clone().command()),
+            tokio::spawn(client.clone().command("one")),
+            tokio::spawn(client.clone().command("other")),
             tokio::spawn(client.clone().admit()),
             tokio::spawn(client.clone().look()),
         ];
@@ -114,11 +115,11 @@ impl Client {
     }
 
     /// Commands, one after the other, each asked for with a key until there is an answer.
-    async fn command(self) {
+    async fn command(self, who: &str) {
         let lines: String = (1..=LINES).map(|number| format!("{number}\n")).collect();
         for number in 0_u64.. {
             let node = &self.nodes[usize::try_from(number).unwrap() % self.nodes.len()];
-            let (key, says) = (format!("command-{number}"), Says::Exactly(lines.clone().into_bytes()));
+            let (key, says) = (format!("{who}-{number}"), Says::Exactly(lines.clone().into_bytes()));
             let script = format!("seq 1 {LINES}");
             self.create(node, &key, &script, says.clone()).await;
             if number % ASK_TWICE_EACH == 0 {

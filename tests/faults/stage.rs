@@ -70,7 +70,9 @@ pub(crate) struct Stage {
     /// The stretch before the fault, and the fault's.
     before: (Duration, Duration),
     during: (Duration, Duration),
-    recovery: Duration,
+    /// From the fault's end until frames are acked, commands and tokens made, and the agents without backlog, one after the
+    /// other: the last is the whole.
+    recovery: [Duration; 3],
     /// Frames that were made and that were acked when the fault began, and when it ended.
     counted: [(u64, u64); 2],
     /// One fault at a time: two would measure each other.
@@ -145,7 +147,7 @@ impl Stage {
             ledger,
             before: Default::default(),
             during: Default::default(),
-            recovery: Duration::ZERO,
+            recovery: [Duration::ZERO; 3],
             counted: Default::default(),
             _alone: alone,
         };
@@ -190,11 +192,13 @@ impl Stage {
             acked.zip(&made).all(|(acked, made)| acked >= *made).then_some(())
         })
         .await;
+        self.recovery[0] = recovering.elapsed();
         eventually_async("tasks and tokens are made again", async || {
             let now = self.ledger.counts();
             (now.0 > counted.0 && now.1 > counted.1).then_some(())
         })
         .await;
+        self.recovery[1] = recovering.elapsed();
         let control = self.hub.control();
         for name in AGENTS {
             eventually_async("the agents' output does not wait", async || {
@@ -205,7 +209,7 @@ impl Stage {
             })
             .await;
         }
-        self.recovery = recovering.elapsed();
+        self.recovery[2] = recovering.elapsed();
     }
 
     /// Lets the fault last, during which everything that does without the failed part goes on.
@@ -250,6 +254,13 @@ impl Stage {
         verdict
     }
 
+    /// Waits until the agents that run commands are attached.
+    pub(crate) async fn agents_online(&self) {
+        for name in AGENTS {
+            self.hub.online(name).await;
+        }
+    }
+
     /// Waits until every kind of work has got through once.
     async fn all_move(&self) {
         eventually_async("frames are acked, commands and tokens are made", async || {
@@ -262,11 +273,15 @@ impl Stage {
     }
 
     fn line(&self, verdict: &Verdict, unaffected: Unaffected, windows: &[(Window, Window); 2]) -> String {
-        let (recovery, share) = (self.recovery.as_secs_f64(), self.acked_share() * 100.0);
+        let [frames, commands, whole] = self.recovery.map(|time| time.as_secs_f64());
+        let share = self.acked_share() * 100.0;
         let verdict = verdict.line();
-        let mut line =
-            format!("fault {}: {verdict}; acked during it {share:.0} %; recovery {recovery:.1} s", self.name);
-        let mut goals = vec![("recovery", self.recovery <= RECOVERY)];
+        let mut line = format!(
+            "fault {}: {verdict}; acked during it {share:.0} %; recovery {whole:.1} s (frames after {frames:.1}, \
+             commands after {commands:.1})",
+            self.name
+        );
+        let mut goals = vec![("recovery", self.recovery[2] <= RECOVERY)];
         for (what, (before, during)) in ["heartbeat", "live"].into_iter().zip(windows) {
             let ms = |time: Duration| time.as_secs_f64() * 1000.0;
             if unaffected == Unaffected::Nobody {
