@@ -254,6 +254,20 @@ impl Stage {
         verdict
     }
 
+    /// Waits until a command leaves its mark: it runs, and the hub does not know that yet.
+    pub(crate) async fn next_mark(&self) {
+        let marks = || -> u64 {
+            let sizes = self
+                .load
+                .marks()
+                .into_iter()
+                .map(|path| std::fs::metadata(path).map_or(0, |file| file.len()));
+            sizes.sum()
+        };
+        let before = marks();
+        eventually_async("a command runs", async || (marks() > before).then_some(())).await;
+    }
+
     /// Waits until the agents that run commands are attached.
     pub(crate) async fn agents_online(&self) {
         for name in AGENTS {
