@@ -19,7 +19,7 @@ const SHOWN: usize = 12;
 /// What came of all promises.
 #[derive(Debug, Default)]
 pub struct Verdict {
-    /// Frames that were acked to scribes, and how many of those are neither there nor in a gap.
+    /// Frames that were acked to scribes or shown as durable of agents.
     pub frames: u64,
     /// Acked frames that are gone.
     pub lost_frames: u64,
