@@ -5,7 +5,7 @@
 //! rows it has, and a version that each write raises. All keys of a hub share a hash tag, so that a script may touch
 //! several of them on a cluster too.
 //!
-//! **One committer** takes what waits as a group and sends it as one pipeline, a script for each node. The script writes
+//! **One committer** takes what waits as a group and sends it as one transaction, a script for each node. A script writes
 //! only if the hub's fencing number is the one that stands there, the node's version is the expected one and the stream
 //! has the rows that it should have: anything else means that the store was wiped, evicted or put back to an older copy,
 //! or that the answer to an earlier write was lost. The committer then looks at what is there, takes that for the truth

@@ -189,7 +189,7 @@ impl Committer {
         for plan in &mut plans {
             commands.add_command(plan.call(&shared.keys, &shared.fence, stored_us));
         }
-        let answers = match shared.write.send(&commands).await {
+        let answers = match shared.write.send_as_one(&mut commands).await {
             Ok(answers) => answers,
             Err(error) => {
                 self.doubtful.extend(plans.iter().map(|plan| plan.node.clone()));

@@ -78,10 +78,23 @@ impl Link {
         }
     }
 
+    /// Sends commands that write as one transaction: the server does them in one go, and syncs once for all of them.
+    pub(super) async fn send_as_one(&self, commands: &mut Pipeline) -> StoreResult<Vec<StoreResult<Value>>> {
+        // One is one by itself.
+        if commands.len() > 1 {
+            commands.atomic();
+        }
+        self.send_once(commands).await
+    }
+
     async fn send_once(&self, commands: &Pipeline) -> StoreResult<Vec<StoreResult<Value>>> {
         let mut open = self.open().await?;
-        let sent = open.connection.send_packed_commands(commands, 0, commands.len());
-        match timeout(ANSWER_LIMIT, sent).await {
+        // Of a transaction the last answer alone counts: before it, each command is only said to be queued.
+        let as_one = commands.is_transaction();
+        let (passed, count) = if as_one { (commands.len() + 1, 1) } else { (0, commands.len()) };
+        let sent = open.connection.send_packed_commands(commands, passed, count);
+        let answers = timeout(ANSWER_LIMIT, sent).await;
+        match answers.map(|answers| answers.map(|answers| if as_one { unpacked(answers) } else { answers })) {
             Ok(Ok(values)) if values.len() == commands.len() => {
                 Ok(values.into_iter().map(|value| self.checked(value)).collect())
             }
@@ -183,6 +196,14 @@ impl Link {
         let open = state.open.take_if(|open| open.serial == serial);
         drop(state);
         drop(open);
+    }
+}
+
+/// The answers to the commands of a transaction, which come as one.
+fn unpacked(mut answers: Vec<Value>) -> Vec<Value> {
+    match answers.pop() {
+        Some(Value::Array(answers)) => answers,
+        other => other.into_iter().collect(),
     }
 }
 
