@@ -91,8 +91,7 @@ pub async fn open(
 ) -> StoreResult<Backends> {
     let store: Arc<dyn Store> = match database {
         Database::Sqlite => {
-            let opened =
-                in_folder(data_dir, "muster.db", clock, |path, clock| SqliteStore::open(path, clock));
+            let opened = in_folder(data_dir, "muster.db", clock, SqliteStore::open);
             Arc::new(opened.await?)
         }
         Database::Postgres(url) => {
@@ -126,8 +125,7 @@ async fn open_log(
             Arc::new(PostgresTerminalLog::open(url, clock.clone()).await.map_err(|error| at(url, error))?)
         }
         (LogPlace::Sqlite, _) | (LogPlace::Database, Database::Sqlite) => {
-            let opened =
-                in_folder(data_dir, "terminal.db", clock, |path, clock| SqliteTerminalLog::open(path, clock));
+            let opened = in_folder(data_dir, "terminal.db", clock, SqliteTerminalLog::open);
             Arc::new(opened.await?)
         }
     })

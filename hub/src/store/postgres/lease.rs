@@ -164,7 +164,7 @@ async fn connect(target: &Target) -> StoreResult<ClientWrapper> {
             Err(fault @ Fault::Final(_)) => return Err(fault.give_up()),
             Err(fault) if Instant::now() + LOOK >= end => return Err(fault.give_up()),
             Err(fault) => {
-                tracing::debug!(database = %target, cause = %fault, "the database is not there yet")
+                tracing::debug!(database = %target, cause = %fault, "the database is not there yet");
             }
         }
         sleep(LOOK).await;
