@@ -44,6 +44,7 @@ fn filled(folder: &Path) -> u64 {
     sizes.map(|file| file.metadata().map_or(0, |found| found.len())).sum()
 }
 
+#[allow(clippy::print_stdout, reason = "figures are for who runs the long form")]
 fn told(what: &str, summary: &serde_json::Value) {
     if long_forms() {
         let [rows, bytes, seconds] = ["rows", "bytes", "seconds"].map(|name| summary[name].as_f64().unwrap());
@@ -89,7 +90,8 @@ fn killed_transfers_go_on_and_nothing_is_missing() {
     };
     let redis_streams = || redis.cli(&["KEYS", "*:log:*"]).lines().count();
     let url_of_redis = redis.url();
-    let targets: [(&str, Vec<&str>, &dyn Fn() -> bool); 3] = [
+    type Target<'a> = (&'a str, Vec<&'a str>, &'a dyn Fn() -> bool);
+    let targets: [Target<'_>; 3] = [
         ("SQLite", vec!["--data-dir", text(&folder)], &|| filled(&folder) > size / 4),
         ("PostgreSQL", vec!["--database", &url], &|| pg_size() > size / 4),
         ("Redis", vec!["--data-dir", text(&folder_of_redis), "--terminal-log", &url_of_redis], &|| {
