@@ -6,7 +6,7 @@
 //! the taking over of the lease waits for.
 //!
 //! **Faults.** What fails for a reason that passes (a connection that broke, a server that restarts or fails over, a
-//! deadlock) is tried again for [`PATIENCE`](retry::PATIENCE), then answered as
+//! deadlock) is tried again for ten seconds, then answered as
 //! [`StoreError::Unavailable`](crate::store::StoreError::Unavailable). Every attempt has a limit in time, so that a server
 //! which stands still holds nobody for longer; its connection is thrown away then, because an answer that comes late
 //! would be taken for the next one's. When the answer to a commit is lost, the database is asked whether it has what
