@@ -17,12 +17,12 @@ async fn an_agent_that_is_killed_loses_its_commands_and_nothing_runs_twice() {
     let mut stage = Stage::start(&format!("agent killed {} times", rounds()), Backend::Sqlite).await;
     stage.begin();
     for _ in 0..rounds() {
+        stage.agents_online().await;
         pass(Duration::from_millis(random_below(900))).await;
         block_in_place(|| {
             stage.agents[0].kill9();
             stage.agents[0].start();
         });
-        stage.hub.online("web-1").await;
     }
     stage.end().await;
     stage.judge(Unaffected::HeartbeatsAndOutput, Acks::Stand).await;
@@ -32,6 +32,7 @@ async fn kill_both(backend: Backend) {
     let mut stage = Stage::start(&format!("hub and agent killed together {} times", rounds()), backend).await;
     stage.begin();
     for _ in 0..rounds() {
+        stage.agents_online().await;
         pass(Duration::from_millis(random_below(900))).await;
         block_in_place(|| {
             stage.hub.kill9();
@@ -39,7 +40,6 @@ async fn kill_both(backend: Backend) {
             stage.agents[0].start();
             stage.hub.restart();
         });
-        stage.hub.online("web-1").await;
     }
     stage.end().await;
     stage.judge(Unaffected::Nobody, Acks::Stand).await;

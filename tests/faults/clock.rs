@@ -59,7 +59,7 @@ async fn a_hub_and_an_agent_that_start_again_an_hour_earlier_keep_their_promises
         stage.hub.restart();
         stage.agents[0].start();
     });
-    stage.hub.online("web-1").await;
+    stage.agents_online().await;
     stage.last(span(1, 5)).await;
     shim::set_clock(&clock, 0);
     stage.end().await;

@@ -85,13 +85,13 @@ async fn a_hub_on_a_slow_disk_that_is_killed_again_and_again_runs_nothing_twice(
     stage.begin();
     shim::set(&stage.hub, Disk::Slow(SLOW_MS));
     for _ in 0..rounds {
+        stage.agents_online().await;
         pass(Duration::from_millis(random_below(2 * u64::from(SLOW_MS)))).await;
         stage.next_mark().await;
         block_in_place(|| {
             stage.hub.kill9();
             stage.hub.restart();
         });
-        stage.agents_online().await;
     }
     shim::set(&stage.hub, Disk::Sound);
     stage.end().await;

@@ -17,15 +17,16 @@ const WAIT_EACH: u32 = 10;
 async fn kill_the_hub(backend: Backend, rounds: u32) {
     let mut stage = Stage::start(&format!("hub killed {rounds} times"), backend).await;
     stage.begin();
-    for round in 1..=rounds {
+    for round in 0..rounds {
+        // Before a kill, never after the last one: how long they take to come back then is what recovery tells.
+        if round % WAIT_EACH == 0 {
+            stage.agents_online().await;
+        }
         pass(Duration::from_millis(random_below(LIFE_MS))).await;
         block_in_place(|| {
             stage.hub.kill9();
             stage.hub.restart();
         });
-        if round % WAIT_EACH == 0 {
-            stage.agents_online().await;
-        }
     }
     stage.end().await;
     stage.judge(Unaffected::Nobody, Acks::Stand).await;
