@@ -57,7 +57,7 @@ async fn nothing_but_the_health_probes_answers_without_a_credential() {
             }
         }
     }
-    assert_eq!(asked, 3 * 17, "every method of every route was asked");
+    assert_eq!(asked, 3 * 19, "every method of every route was asked");
     world.stop().await;
 }
 

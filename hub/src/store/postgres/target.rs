@@ -48,6 +48,10 @@ impl Target {
         if !bare.starts_with("postgres://") && !bare.starts_with("postgresql://") {
             return Err(StoreError::refused(format!("this is no PostgreSQL URL: {FORM}")));
         }
+        if options.contains('@') {
+            // A `?` in the password: everything behind it would be taken for options, and the real ones overlooked.
+            return Err(StoreError::refused(format!("the PostgreSQL URL has an @ behind a ?: {FORM}")));
+        }
         let (mut mode, mut root, mut rest) = (None, None, Vec::new());
         for option in options.split('&').filter(|option| !option.is_empty()) {
             match option.split_once('=') {
