@@ -26,9 +26,11 @@ const CONNECTION_WINDOW_BYTES: u32 = 4 * 1024 * 1024;
 /// HTTP/2 frames as large as a frame's output: half the work of the default 16 KiB.
 const HTTP2_FRAME_BYTES: u32 = 64 * 1024;
 
-/// The first and the longest pause between two attempts.
+/// The first and the longest pause between two attempts. Ten seconds after a hub is back every agent is back, however
+/// long it was away; a fleet of 10,000 that knocks this often at one that is not there yet costs it less than 2,000
+/// connections a second.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+const LONGEST_PAUSE: Duration = Duration::from_secs(8);
 
 /// A session that stood this long was a real one: the next pause is the first again.
 const LASTED: Duration = Duration::from_secs(5);

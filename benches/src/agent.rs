@@ -30,7 +30,7 @@ use self::output::Output;
 /// Requests to enrol that are under way at once: enough for the hub to commit them in groups.
 const ENROL_AT_ONCE: usize = 64;
 /// The first and the longest pause between two attempts to attach. The real agent's pauses begin the same and grow to
-/// 30 s; the driver's stop at 2 s, so that a measured comeback tells of the hub and not of the agents' patience.
+/// 8 s; the driver's stop at 2 s, so that a measured comeback tells of the hub and not of the agents' patience.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(2));
 /// A session that stood this long was a real one: the next pause is the first again. As the real agent does.
 const LASTED: Duration = Duration::from_secs(5);
